@@ -1,0 +1,45 @@
+"""ModelProto -> TorchGraph, without changing what the graph computes."""
+
+from __future__ import annotations
+
+import os
+
+import onnx
+
+from converters.folding import fold_batch_normalization, fold_constants
+from converters.instructions import build_instructions, tensor_from_proto
+from converters.model_file import read_model
+from converters.rewrite import graph_inputs, sort_nodes
+from converters.torch_graph import TorchGraph
+from converters.validation import Limits
+
+
+def to_torch(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto, limits: Limits | None = None
+) -> TorchGraph:
+    """Turn an ONNX model into a differentiable torch module.
+
+    The module takes tensors in the order of the graph's inputs (initializers are none) and returns
+    a tuple of the graph's outputs. Nothing is rewritten but what does not change results: nodes are
+    sorted, constants computed once, BatchNormalization merged into the Conv before it. Weights are
+    buffers, so no gradient is computed for them.
+
+    Raises:
+        FileNotFoundError, ModelFormatError: see `read_model`.
+        UnsupportedModelError: operators that are not there, all of them at once.
+    """
+    proto = read_model(model, limits).proto
+    sort_nodes(proto)
+    return graph_of(proto)
+
+
+def graph_of(model: onnx.ModelProto) -> TorchGraph:
+    """`to_torch` for a model that is validated and sorted already."""
+    outputs = tuple(value.name for value in model.graph.output)
+    instructions = build_instructions(model)
+    constants = {t.name: tensor_from_proto(t) for t in model.graph.initializer}
+    instructions, constants = fold_constants(instructions, constants)
+    inputs = tuple(value.name for value in graph_inputs(model))
+    fast, added = fold_batch_normalization(instructions, constants, keep=inputs + outputs)
+    graph = TorchGraph(instructions, constants | added, inputs, outputs, fast)
+    return graph.eval()

@@ -1,0 +1,144 @@
+"""ONNX Runtime against TorchGraph: a scan means something only if both are the same network.
+
+Parsers disagree about odd files, and a vendor could use that to show the scanner another network
+than the one that will be deployed. So the vendor's untouched model in ONNX Runtime is compared
+with the rewritten one in torch, and the rewritten one with itself in both engines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from converters.batch_axis import run_in_batches, sample_images
+from converters.errors import ParityError
+from converters.onnx_classifier import OnnxClassifier
+from converters.ort_session import open_session, run_session
+
+Array = npt.NDArray[Any]
+
+RELATIVE_TOLERANCE = 1e-3  # of the largest |value|, for float32 models
+LOOSE_AGREEMENT = 0.95  # share of equal argmax that half-precision and quantised models need
+_BATCH = 256
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the engines differ.
+
+    Attributes:
+        images: how many images were compared.
+        max_difference: largest |ONNX Runtime - torch| over logits and vendor's output, as a share
+            of the largest |value|.
+        argmax_agreement: share of images with the same winning class, in [0, 1].
+        loose: the model is quantised or half-precision, so that only the argmax is asked for.
+    """
+
+    images: int
+    max_difference: float
+    argmax_agreement: float
+    loose: bool
+
+
+def check_parity(
+    classifier: OnnxClassifier,
+    inputs: Array,
+    session: onnxruntime.InferenceSession | None = None,
+) -> Parity:
+    """Compare both engines on the same images.
+
+    The vendor's model as it came is run by ONNX Runtime at the batch size that it declares and its
+    output compared with torch's; the logits of the rewritten model are compared in both engines.
+
+    Args:
+        inputs: (N, ...) in the model's layout and type; real images prove most.
+        session: of the rewritten model, if there is one already.
+
+    Raises:
+        ParityError: a difference over 1e-3 of the largest |value|, or another winning class where
+            the margin between the first two exceeds that (half-precision and quantised models:
+            the same winning class on less than 95 % of the images).
+        UnsupportedModelError: ONNX Runtime can't run the model.
+        ValueError: no images.
+    """
+    if not len(inputs):
+        raise ValueError("no images to compare the engines on")
+    original = open_session(classifier.original)
+    session = session or open_session(classifier.model)
+    declared = classifier.image_input.batch_size
+    vendor = run_session(original, [classifier.output_name], inputs, declared)[0]
+    logits = run_session(session, [classifier.logits_name], inputs, classifier.batch_size)[0]
+    first, last = _run_torch(classifier, inputs)
+    loose = is_low_precision(classifier)
+    compared = [
+        _compare(f"output {classifier.output_name!r}", vendor, last, loose),
+        _compare(f"logits {classifier.logits_name!r}", logits, first, loose),
+    ]
+    return Parity(
+        images=len(inputs),
+        max_difference=max(difference for difference, _ in compared),
+        argmax_agreement=min(agreement for _, agreement in compared),
+        loose=loose,
+    )
+
+
+def is_low_precision(classifier: OnnxClassifier) -> bool:
+    """Whether the logits come out of half precision or of quantised operators.
+
+    Judged by what a run computes: an unused half-precision weight must not soften the comparison.
+    """
+    if any(node.op_type.startswith(_QUANTISED) for node in classifier.model.graph.node):
+        return True
+    images = sample_images(classifier.image_input, classifier.batch_size or 1)
+    with torch.no_grad():
+        types = classifier.graph.tensor_types(images.to(_device(classifier)))
+    return any(kind.dtype in (torch.float16, torch.bfloat16) for kind in types.values())
+
+
+def _device(classifier: OnnxClassifier) -> torch.device:
+    return next((b.device for b in classifier.graph.buffers()), torch.device("cpu"))
+
+
+def _run_torch(classifier: OnnxClassifier, inputs: Array) -> tuple[Array, Array]:
+    """The first and the last output of the graph, for any number of images."""
+    images = torch.from_numpy(np.ascontiguousarray(inputs))
+    runs = []
+    with torch.no_grad():
+        for start in range(0, len(images), _BATCH):
+            part = images[start : start + _BATCH].to(_device(classifier))
+            runs.append(run_in_batches(classifier.graph, part, classifier.batch_size))
+    first, last = (torch.cat([run[i] for run in runs]).cpu().numpy() for i in (0, -1))
+    return first, last
+
+
+def _compare(what: str, onnx_runtime: Array, by_torch: Array, loose: bool) -> tuple[float, float]:
+    """(largest difference as a share of the largest value, share of equal argmax)."""
+    expected = onnx_runtime.reshape(len(onnx_runtime), -1).astype(np.float64)
+    got = by_torch.reshape(len(by_torch), -1).astype(np.float64)
+    if expected.shape != got.shape:
+        raise ParityError(f"{what}: ONNX Runtime gives {expected.shape}, torch {got.shape}")
+    if not np.isfinite(expected).all() or not np.isfinite(got).all():
+        raise ParityError(f"{what}: not finite on the images at hand")
+    scale = max(float(np.abs(expected).max()), 1e-12)
+    difference = float(np.abs(expected - got).max()) / scale
+    same = expected.argmax(1) == got.argmax(1)
+    top = np.sort(expected, axis=1)
+    clear = top[:, -1] - top[:, -2] > RELATIVE_TOLERANCE * scale
+    agreement = float(same.mean())
+    failed = (
+        agreement < LOOSE_AGREEMENT
+        if loose
+        else (difference > RELATIVE_TOLERANCE or not same[clear].all())
+    )
+    if failed:
+        raise ParityError(
+            f"{what}: ONNX Runtime and torch differ by {difference:.2g} of the largest value, "
+            f"the winning class agrees on {agreement:.1%} of {len(same)} images"
+        )
+    return difference, agreement

@@ -1,0 +1,115 @@
+"""`bdscan scan`: models in, reports out, exit code back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from scanner import output
+from scanner.clean_set import CleanSetLoader, find_clean_images
+from scanner.config import ScanConfig
+from scanner.classifier import choose_device
+from scanner.errors import UsageError
+from scanner.exit_codes import ExitCode
+from scanner.progress import Silent, Teller
+from scanner.reports.console import print_model, print_summary
+from scanner.results import (
+    BACKDOOR_FOUND,
+    NO_BACKDOOR_FOUND,
+    ModelReport,
+    ScanReport,
+    to_json,
+)
+from scanner.scanning import find_models, scan_model
+from scanner.store import prepare_folder, save
+
+DEFAULT_OUT_DIR = Path("bdscan-results")
+
+
+def run_scan(
+    models: list[Path],
+    clean_dir: Path,
+    config: ScanConfig,
+    format: str,
+    out_dir: Path | None,
+    quiet: bool,
+    bars: bool,
+) -> ExitCode:
+    """Scan every model, print and store each report as it is done.
+
+    Raises:
+        UsageError, NothingToScanError: before anything is scanned.
+    """
+    paths = find_models(models)
+    choose_device(config.device)
+    loader = CleanSetLoader(find_clean_images(clean_dir))
+    folder = _result_folder(out_dir)
+    watcher = Silent() if quiet else Teller(bars)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    reports: list[ModelReport] = []
+    unsaved = False
+    try:
+        for path in paths:
+            try:
+                report = scan_model(path, loader, config, watcher)
+            finally:
+                watcher.end()
+            if folder is not None:
+                try:
+                    report = save(report, folder)
+                except OSError as error:
+                    unsaved = True
+                    _warn(f"{path}: results could not be written to {folder}: {error.strerror}")
+            reports.append(report)
+            _print_one(report, format, console)
+    finally:
+        if format == "json":  # an interrupt, too, leaves a document with what was done
+            output.print_json(to_json(ScanReport(tuple(reports))))
+    whole = ScanReport(tuple(reports))
+    code = exit_code(whole)
+    if unsaved and out_dir is not None and code is ExitCode.NO_BACKDOOR_FOUND:
+        code = ExitCode.INCOMPLETE
+    if format == "text":
+        print_summary(console, whole, code)
+    return code
+
+
+def exit_code(report: ScanReport) -> ExitCode:
+    """A finding beats everything; else anything but `no_backdoor_found` is incomplete."""
+    verdicts = {model.verdict for model in report.models}
+    if BACKDOOR_FOUND in verdicts:
+        return ExitCode.BACKDOOR_FOUND
+    if verdicts == {NO_BACKDOOR_FOUND}:
+        return ExitCode.NO_BACKDOOR_FOUND
+    return ExitCode.INCOMPLETE
+
+
+def _print_one(report: ModelReport, format: str, console: Console) -> None:
+    if report.verdict == "error":
+        _warn(f"{report.model.path}: {'; '.join(note.message for note in report.reasons)}")
+    if format == "text":
+        print_model(console, report)
+    elif format == "jsonl":
+        import json
+
+        sys.stdout.write(json.dumps(to_json(report), allow_nan=False) + "\n")
+        sys.stdout.flush()
+
+
+def _result_folder(out_dir: Path | None) -> Path | None:
+    """The folder for result files; None if the default one can't be written."""
+    if out_dir is not None:
+        prepare_folder(out_dir)
+        return out_dir
+    try:
+        prepare_folder(DEFAULT_OUT_DIR)
+    except UsageError as error:
+        _warn(f"{error}; results are only printed")
+        return None
+    return DEFAULT_OUT_DIR
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"bdscan: {' '.join(message.split())}\n")

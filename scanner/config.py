@@ -1,0 +1,101 @@
+"""The configuration of a scan, as one frozen value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class LRedConfig:
+    """Settings of L-RED's pattern estimation (paper, Algorithm 1 and section 4.3).
+
+    Attributes:
+        schedule: "fast" solves problem (3) in at most 120 gradients a class; "paper" is
+            Algorithm 1 to the letter.
+        misclassification_fraction: the paper's pi.
+        step_size: the paper's delta, an L2 norm on images in [0, 1]; the `paper` schedule's step.
+        max_steps: the paper's tau_max, for the `paper` schedule.
+    """
+
+    schedule: str = "fast"
+    misclassification_fraction: float = 0.9
+    step_size: float = 1e-4
+    max_steps: int = 300_000
+
+
+@dataclass(frozen=True)
+class VerdictConfig:
+    """When an outlier is called a backdoor. Both keys are needed (see `scanner.verdict`).
+
+    Attributes:
+        significance: largest calibrated p-value that counts (the paper's theta).
+        ratio_to_median: smallest r_max / median that counts; None: 2 up to K = 20, 2.5 up to 43,
+            3 above.
+        ratio_to_second: smallest r_max / r_2 that counts.
+        min_held_out_rate: smallest share of held-out images that the trigger must carry.
+    """
+
+    significance: float = 0.05
+    ratio_to_median: float | None = None
+    ratio_to_second: float = 1.6
+    min_held_out_rate: float = 0.5
+
+    def required_ratio_to_median(self, classes: int) -> float:
+        """The smallest r_max / median that counts among `classes` target classes."""
+        if self.ratio_to_median is not None:
+            return self.ratio_to_median
+        return 2.0 if classes <= 20 else 2.5 if classes <= 43 else 3.0
+
+
+@dataclass(frozen=True)
+class PreprocessingOptions:
+    """Preprocessing that the user states; None leaves a value to the other sources.
+
+    Attributes:
+        pixel_range: 1 or 255: the largest pixel value before mean and std.
+        mean, std: per channel, on the scale of `pixel_range`, in the model's channel order.
+        channel_order: "RGB", "BGR" or "gray".
+        file: a JSON file with those keys, or a Hugging Face `preprocessor_config.json`.
+    """
+
+    pixel_range: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channel_order: str | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """Everything that determines a scan's result, apart from the model and the clean set.
+
+    Attributes:
+        l_red, verdict, preprocessing: see their classes.
+        images_per_class: how many correctly classified clean images of each class are used.
+        target_classes: putative target classes to test; None: all.
+        max_seconds: wall time for one model's search; None: unlimited.
+        labels: a file with one class name per line (line number = class), or None.
+        output: name of the model's output to use, or None.
+        image_size: (height, width) for models that leave them free, or None.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: of every random draw.
+    """
+
+    l_red: LRedConfig = field(default_factory=LRedConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    images_per_class: int = 8
+    target_classes: tuple[int, ...] | None = None
+    max_seconds: float | None = None
+    labels: str | None = None
+    output: str | None = None
+    image_size: tuple[int, int] | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def digest(self) -> str:
+        """First 8 hex digits of the configuration's sha256: part of result file names."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]

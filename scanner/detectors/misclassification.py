@@ -1,0 +1,166 @@
+"""Group misclassification under an additive perturbation, for many target classes at once.
+
+For putative target class t, perturbation v and class weights w (L-RED eqs. 3 and 5):
+
+    q_st(v)   = share of the images of source class s that m(x; v) sends to t
+    J_t(v, w) = sum_s w_s mean_{x in D_s} log p(t | m(x; v))
+
+All target classes are evaluated in one batch; one forward pass gives q and, once the weights that
+follow from q are known, the gradient of J.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from scanner.classifier import Classifier
+from scanner.triggers import embed_additive
+
+Floats = npt.NDArray[np.float64]
+
+# (positions of n target classes, their q (n, K)) -> class weights (n, K)
+Weigh = Callable[[list[int], Floats], Floats]
+
+
+class GroupMisclassification:
+    """q_st(v) and the gradient of J_t(v, w) on a fixed set of clean images.
+
+    Args:
+        classifier: the model.
+        images: (M, C, H, W) in [0, 1], all classified as labelled.
+        labels: (M,) class indices.
+        targets: the putative target classes; "position" below is an index into this list.
+        batch_images: how many images one pass may hold.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        targets: Sequence[int],
+        batch_images: int,
+    ) -> None:
+        self.classifier = classifier
+        self.targets = tuple(targets)
+        self.batch_images = batch_images
+        self.images = torch.from_numpy(images).to(classifier.device)
+        self.labels = torch.from_numpy(labels)
+        self.image_gradients = 0
+        counts = np.bincount(labels, minlength=classifier.class_count).astype(np.float64)
+        self.counts = np.tile(counts, (len(self.targets), 1))
+        self.counts[np.arange(len(self.targets)), list(self.targets)] = 0
+        self._rows = [torch.nonzero(self.labels != t).flatten() for t in self.targets]
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and perturbations live."""
+        return self.images.device
+
+    @property
+    def uniform_weights(self) -> Floats:
+        """(T, K): w^(0), uniform over the classes that have images, 0 for t itself."""
+        present = (self.counts > 0).astype(np.float64)
+        return present / np.maximum(present.sum(1, keepdims=True), 1)
+
+    def image_count(self, position: int) -> int:
+        """How many images the search for a target class uses."""
+        return len(self._rows[position])
+
+    def evaluate(self, positions: list[int], v: torch.Tensor, weigh: Weigh) -> torch.Tensor:
+        """The gradient of J at v under the weights that `weigh` makes of q at v.
+
+        Args:
+            positions: n positions of target classes.
+            v: (n, C, H, W) perturbations.
+
+        Returns:
+            (n, C, H, W) gradients.
+        """
+        gradient = torch.zeros_like(v)
+        for here in self._groups(positions):
+            group, part = [positions[i] for i in here], v[here]
+            rows, owner = self._batch_of(group)
+            self.image_gradients += len(rows)
+            if len(rows) <= self.batch_images:
+                logits, leaf = self._forward(rows, owner, part)
+                q = self._fractions(group, rows, owner, logits)
+                share = self._shares(group, rows, owner, weigh(group, q))
+                gradient[here] = self._backward(group, owner, logits, share, leaf)
+                continue
+            share = self._shares(group, rows, owner, weigh(group, self.fractions(group, part)))
+            for piece in torch.arange(len(rows)).split(self.batch_images):
+                logits, leaf = self._forward(rows[piece], owner[piece], part)
+                gradient[here] += self._backward(group, owner[piece], logits, share[piece], leaf)
+        return gradient
+
+    @torch.no_grad()
+    def fractions(self, positions: list[int], v: torch.Tensor) -> Floats:
+        """(n, K) q at v alone, without a gradient."""
+        rows, owner = self._batch_of(positions)
+        pieces = torch.arange(len(rows)).split(self.batch_images)
+        logits = [self._forward(rows[p], owner[p], v)[0] for p in pieces]
+        return self._fractions(positions, rows, owner, torch.cat(logits))
+
+    def _groups(self, positions: list[int]) -> Iterator[list[int]]:
+        """Indices into `positions`, in runs whose images fit into one pass (at least one)."""
+        group: list[int] = []
+        size = 0
+        for index, position in enumerate(positions):
+            if group and size + len(self._rows[position]) > self.batch_images:
+                yield group
+                group, size = [], 0
+            group.append(index)
+            size += len(self._rows[position])
+        if group:
+            yield group
+
+    def _batch_of(self, group: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(image index, index into `group`) for every image and target class of a group."""
+        rows = torch.cat([self._rows[p] for p in group])
+        sizes = torch.tensor([len(self._rows[p]) for p in group])
+        return rows, torch.repeat_interleave(torch.arange(len(group)), sizes)
+
+    def _forward(
+        self, rows: torch.Tensor, owner: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = v.detach().requires_grad_(torch.is_grad_enabled())
+        device = self.images.device
+        embedded = embed_additive(self.images[rows.to(device)], leaf[owner.to(device)])
+        return self.classifier.differentiable_logits(embedded), leaf
+
+    def _backward(
+        self,
+        group: list[int],
+        owner: torch.Tensor,
+        logits: torch.Tensor,
+        share: torch.Tensor,
+        leaf: torch.Tensor,
+    ) -> torch.Tensor:
+        wanted = self._target_of(group)[owner].to(logits.device)
+        log_p = logits.log_softmax(1).gather(1, wanted[:, None])[:, 0]
+        objective = (share.to(logits) * log_p).sum()
+        return torch.autograd.grad(objective, leaf)[0]
+
+    def _target_of(self, group: list[int]) -> torch.Tensor:
+        return torch.tensor([self.targets[p] for p in group])
+
+    def _fractions(
+        self, group: list[int], rows: torch.Tensor, owner: torch.Tensor, logits: torch.Tensor
+    ) -> Floats:
+        flipped = logits.detach().argmax(1).cpu() == self._target_of(group)[owner]
+        classes = self.classifier.class_count
+        cells = owner[flipped] * classes + self.labels[rows[flipped]]
+        hits = torch.bincount(cells, minlength=len(group) * classes).numpy()
+        return hits.reshape(len(group), classes) / np.maximum(self.counts[group], 1)
+
+    def _shares(
+        self, group: list[int], rows: torch.Tensor, owner: torch.Tensor, weights: Floats
+    ) -> torch.Tensor:
+        """w_s / |D_s| for every row: what its log-posterior counts in J."""
+        per_class = torch.from_numpy(weights / np.maximum(self.counts[group], 1))
+        return per_class[owner, self.labels[rows]]

@@ -1,0 +1,350 @@
+"""From images in [0, 1] to what the network was trained on, and where each value came from.
+
+A wrong pixel range makes clean models look backdoored, so nothing is assumed: values come, in this
+order, from flags, a file, a sidecar beside the model, the ONNX metadata, normalisation seen in the
+graph, and last from a search over usual preprocessings scored by accuracy on the clean set.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from scipy.special import log_softmax
+
+from scanner.config import PreprocessingOptions
+from scanner.errors import UsageError
+
+FIELDS = ("pixel_range", "mean", "std", "channel_order")
+METADATA_KEY = "bdscan.preprocessing"
+SIDECARS = ("preprocessor_config.json", "config.json")
+NEAR_TIE = 0.02  # accuracies this close tell nothing: the more usual preprocessing is taken ...
+CLOSE_LIKELIHOOD = 0.25  # ... if its mean log-likelihood, in nats, is this close to the best one
+
+# Name, pixel range, mean, std; one number stands for every channel.
+_Usual = tuple[str, float, tuple[float, ...], tuple[float, ...]]
+USUAL_ANY: tuple[_Usual, ...] = (
+    ("0..1", 1, (0.0,), (1.0,)),
+    ("0..255", 255, (0.0,), (1.0,)),
+    ("-1..1", 1, (0.5,), (0.5,)),
+    ("-0.5..0.5", 1, (0.5,), (1.0,)),
+)
+USUAL_GRAY: tuple[_Usual, ...] = (("MNIST mean/std", 1, (0.1307,), (0.3081,)),)
+USUAL_COLOUR: tuple[_Usual, ...] = (
+    ("ImageNet mean/std", 1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ("CIFAR mean/std", 1, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    ("CIFAR mean/narrow std", 1, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)),
+)
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """value = (pixel * pixel_range - mean) / std, channels in the model's order.
+
+    Attributes:
+        pixel_range: 1 or 255.
+        mean, std: one number for each channel, in the model's channel order.
+        channel_order: "RGB", "BGR" or "gray".
+        origins: for each of those fields, where its value came from.
+        accuracy: share of clean images classified as labelled, None without labels.
+        candidates: accuracy of every preprocessing that the search tried, by name.
+    """
+
+    pixel_range: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_order: str
+    origins: Mapping[str, str] = field(default_factory=dict)
+    accuracy: float | None = None
+    candidates: Mapping[str, float] = field(default_factory=dict)
+
+    def apply(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) in [0, 1], RGB or gray -> what the network takes; differentiable."""
+        if self.channel_order == "BGR":
+            images = images.flip(1)
+        mean = images.new_tensor(self.mean).reshape(1, -1, 1, 1)
+        std = images.new_tensor(self.std).reshape(1, -1, 1, 1)
+        return (images * self.pixel_range - mean) / std
+
+    def describe(self) -> str:
+        """One line for people."""
+        mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
+        return f"pixels 0..{self.pixel_range:g} {self.channel_order}, mean {mean}, std {std}"
+
+
+Scorer = Callable[[Preprocessing], npt.NDArray[np.float32]]
+
+
+def resolve(
+    model: onnx.ModelProto,
+    model_path: Path | None,
+    channels: int,
+    options: PreprocessingOptions,
+    labels: npt.NDArray[np.int64],
+    logits_under: Scorer,
+) -> Preprocessing:
+    """Find the preprocessing of a model.
+
+    Args:
+        channels: of the model's input, 1 or 3.
+        labels: (N,) labels of the clean images; all -1 if there are none.
+        logits_under: gives the (N, K) logits of the clean images under a preprocessing.
+
+    Raises:
+        UsageError: stated values that can't be read or don't fit the channels.
+    """
+    known = stated_values(model, model_path, options)
+    if channels == 1:
+        known["channel_order"] = ("gray", "one channel")
+    raw_only = "mean" not in known and "std" not in known and normalises_itself(model)
+    candidates = list(_candidates(known, channels, raw_only))
+    labelled = bool((labels >= 0).all())
+    if len(candidates) == 1 or not labelled:
+        name, chosen = candidates[0]
+        if len(candidates) > 1:
+            chosen = replace(
+                chosen,
+                origins={k: _default_origin(v) for k, v in chosen.origins.items()},
+            )
+        if not labelled:
+            return chosen
+        accuracy, _ = _score(logits_under(chosen), labels)
+        return replace(chosen, accuracy=accuracy, candidates={name: accuracy})
+    return _search(candidates, labels, logits_under)
+
+
+def _default_origin(origin: str) -> str:
+    return "default, unverified" if origin.startswith("search") else origin
+
+
+def stated_values(
+    model: onnx.ModelProto, model_path: Path | None, options: PreprocessingOptions
+) -> dict[str, tuple[Any, str]]:
+    """Every value that flags, file, sidecar or metadata state, with its origin."""
+    sources: list[tuple[str, dict[str, Any]]] = [
+        ("flag", {k: getattr(options, k) for k in FIELDS if getattr(options, k) is not None})
+    ]
+    if options.file is not None:
+        sources.append((f"file {options.file}", _read_file(Path(options.file))))
+    if model_path is not None:
+        sources += [
+            (f"sidecar {name}", read_sidecar(model_path.parent / name))
+            for name in SIDECARS
+            if (model_path.parent / name).is_file()
+        ]
+    sources.append(("model metadata", read_metadata(model)))
+    known: dict[str, tuple[Any, str]] = {}
+    for origin, values in sources:
+        for key, value in values.items():
+            known.setdefault(key, (value, origin))
+    return known
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"preprocessing file {path} can't be read: {error}") from error
+    values = values_from_json(content) if isinstance(content, dict) else {}
+    if not values:
+        raise UsageError(f"preprocessing file {path} states none of {', '.join(FIELDS)}")
+    return values
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """What a file beside the model states; a vendor's file that can't be read states nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    timm = content.get("pretrained_cfg")
+    return values_from_json(timm if isinstance(timm, dict) else content)
+
+
+def values_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Our own keys, Hugging Face's preprocessor_config.json or timm's pretrained_cfg."""
+    values: dict[str, Any] = {}
+    if _is_number(content.get("pixel_range")):
+        values["pixel_range"] = float(content["pixel_range"])
+    if isinstance(content.get("channel_order"), str):
+        values["channel_order"] = content["channel_order"]
+    for key in ("mean", "std"):
+        if _are_numbers(content.get(key)):
+            values[key] = tuple(float(v) for v in content[key])
+            values.setdefault("pixel_range", 1.0)
+    if "do_rescale" in content or "do_normalize" in content or "image_mean" in content:
+        factor = content.get("rescale_factor", 1 / 255)
+        rescale = content.get("do_rescale", True) and _is_number(factor)
+        values["pixel_range"] = round(255 * factor, 6) if rescale else 255.0
+        normalise = content.get("do_normalize", True)
+        for key, neutral in (("mean", 0.0), ("std", 1.0)):
+            stated = content.get(f"image_{key}")
+            if normalise and _are_numbers(stated):
+                values[key] = tuple(float(v) for v in stated)  # type: ignore[union-attr]
+            elif not normalise:
+                values[key] = (neutral,)
+    return values
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_number, value))
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """What the model's metadata says: our own key, or the ONNX specification's image keys."""
+    entries = {p.key.lower(): p.value for p in model.metadata_props}
+    if METADATA_KEY in entries:
+        try:
+            content = json.loads(entries[METADATA_KEY])
+        except (ValueError, RecursionError):
+            content = None
+        return values_from_json(content) if isinstance(content, dict) else {}
+    values: dict[str, Any] = {}
+    order = entries.get("image.bitmappixelformat", "").lower()[:4]
+    if order in ("gray", "rgb8", "bgr8"):
+        values["channel_order"] = {"gray": "gray", "rgb8": "RGB", "bgr8": "BGR"}[order]
+    nominal = entries.get("image.nominalpixelrange", "").lower()
+    ranges = {
+        "nominalrange_0_255": (255.0, 0.0, 1.0),
+        "normalized_0_1": (1.0, 0.0, 1.0),
+        "normalized_1_1": (1.0, 0.5, 0.5),
+    }
+    if nominal in ranges:
+        pixel_range, mean, std = ranges[nominal]
+        values |= {"pixel_range": pixel_range, "mean": (mean,), "std": (std,)}
+    return values
+
+
+def class_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Class names from the metadata: a JSON list under `class_names`, or none."""
+    for entry in model.metadata_props:
+        if entry.key == "class_names":
+            try:
+                names = json.loads(entry.value)
+            except (ValueError, RecursionError):
+                return ()
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                return tuple(names)
+    return ()
+
+
+def normalises_itself(model: onnx.ModelProto) -> bool:
+    """Whether the graph begins by scaling or shifting its input by constants."""
+    constants = {t.name for t in model.graph.initializer}
+    constants |= {n.output[0] for n in model.graph.node if n.op_type == "Constant"}
+    name = next((v.name for v in model.graph.input if v.name not in constants), "")
+    while True:
+        readers = [n for n in model.graph.node if name in n.input]
+        if len(readers) != 1:
+            return False
+        if readers[0].op_type in ("Sub", "Div", "Mul", "Add"):
+            return any(other in constants for other in readers[0].input)
+        if readers[0].op_type not in ("Cast", "Transpose", "Identity"):
+            return False
+        name = readers[0].output[0]
+
+
+def _candidates(
+    known: Mapping[str, tuple[Any, str]], channels: int, raw_only: bool
+) -> list[tuple[str, Preprocessing]]:
+    """Every preprocessing that agrees with what is known, most usual first."""
+    usual = list(USUAL_ANY[:2] if raw_only else USUAL_ANY)
+    if not raw_only:
+        usual += USUAL_COLOUR if channels == 3 else USUAL_GRAY
+    orders = ("gray",) if channels == 1 else ("RGB", "BGR")
+    named = [(u, order) for u, order in itertools.product(usual, orders)]
+    if channels == 3 and not raw_only:
+        named.append((("Caffe mean", 255, CAFFE_MEAN_BGR, (1.0,)), "BGR"))
+    found: dict[tuple[Any, ...], tuple[str, Preprocessing]] = {}
+    for (name, pixel_range, mean, std), order in named:
+        mean, std = (v if len(v) > 1 else v * channels for v in (mean, std))
+        if order == "BGR" and mean != CAFFE_MEAN_BGR:
+            mean, std = mean[::-1], std[::-1]
+        label = name if channels == 1 else f"{name} {order}"
+        origin = "graph" if raw_only else f"search: {label}"
+        values: dict[str, Any] = dict(zip(FIELDS, (pixel_range, mean, std, order), strict=True))
+        origins = dict.fromkeys(FIELDS, origin)
+        origins["pixel_range"] = f"search: {label}"
+        for key, (value, stated) in known.items():
+            values[key], origins[key] = _checked(key, value, stated, channels), stated
+        found.setdefault(
+            tuple(values[key] for key in FIELDS),
+            (label, Preprocessing(**values, origins=origins)),
+        )
+    if len(found) == 1:
+        ((_, only),) = found.values()
+        return [("as stated", only)]
+    return list(found.values())
+
+
+def _checked(key: str, value: Any, origin: str, channels: int) -> Any:
+    """A stated value in its final form.
+
+    Raises:
+        UsageError: a wrong number of channels, a zero std, or an unknown channel order.
+    """
+    if key == "channel_order":
+        orders = {"rgb": "RGB", "bgr": "BGR", "gray": "gray", "grey": "gray"}
+        fits = ("gray",) if channels == 1 else ("RGB", "BGR")
+        order = orders.get(str(value).lower())
+        if order not in fits:
+            raise UsageError(f"{origin}: channel order {value!r}, expected {' or '.join(fits)}")
+        return order
+    if key == "pixel_range":
+        if not np.isfinite(value) or value <= 0:
+            raise UsageError(f"{origin}: pixel range {value}, expected 1 or 255")
+        return float(value)
+    numbers = value if len(value) > 1 else tuple(value) * channels
+    if len(numbers) != channels:
+        raise UsageError(f"{origin}: {key} has {len(numbers)} values for {channels} channels")
+    if not np.isfinite(numbers).all() or (key == "std" and min(numbers) <= 0):
+        raise UsageError(f"{origin}: {key} {numbers} is not usable")
+    return numbers
+
+
+def _search(
+    candidates: list[tuple[str, Preprocessing]],
+    labels: npt.NDArray[np.int64],
+    logits_under: Scorer,
+) -> Preprocessing:
+    """The candidate of best accuracy; of near-ties, the most usual that is as sure of its answers.
+
+    Likelihood alone would not do: where nearly all images are right, pixels 255 times too large
+    make the network only surer. And order alone would not: pixels 255 times too small may keep the
+    argmax while every answer comes near to chance.
+    """
+    scores = {name: _score(logits_under(p), labels) for name, p in candidates}
+    best = max(accuracy for accuracy, _ in scores.values())
+    close = max(NEAR_TIE, 1.01 / len(labels))
+    near = [name for name, (accuracy, _) in scores.items() if accuracy >= best - close]
+    surest = max(scores[name][1] for name in near)
+    winner = next(name for name in near if scores[name][1] >= surest - CLOSE_LIKELIHOOD)
+    return replace(
+        dict(candidates)[winner],
+        accuracy=scores[winner][0],
+        candidates={name: accuracy for name, (accuracy, _) in scores.items()},
+    )
+
+
+def _score(
+    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """(accuracy, mean log-likelihood of the labels)."""
+    accuracy = float((logits.argmax(1) == labels).mean())
+    likelihood = log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    return accuracy, float(np.nan_to_num(likelihood, nan=-1e9).mean())

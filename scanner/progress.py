@@ -1,0 +1,102 @@
+"""What a scan tells while it runs. Everything goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from scanner.plan import Plan
+from scanner.results import ModelReport
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Watcher(Protocol):
+    """Who is told how a scan goes on."""
+
+    def begin(self, report: ModelReport) -> None:
+        """The model is loaded: preprocessing, accuracy and flags are known."""
+
+    def planned(self, plan: Plan) -> None:
+        """The search is about to start."""
+
+    def searching(self, finished: int, classes: int, evaluations: int) -> None:
+        """One more lockstep iteration is done."""
+
+    def end(self) -> None:
+        """The model's scan has ended, one way or another."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def begin(self, report: ModelReport) -> None: ...
+
+    def planned(self, plan: Plan) -> None: ...
+
+    def searching(self, finished: int, classes: int, evaluations: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Teller(Silent):
+    """Writes lines to standard error, and draws a bar if that is a terminal."""
+
+    def __init__(self, bars: bool) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bars = bars and sys.stderr.isatty()
+        self._bar: Progress | None = None
+        self._last_line = 0.0
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    def begin(self, report: ModelReport) -> None:
+        used, clean = report.preprocessing, report.clean_set
+        if used is None or clean is None:
+            return
+        accuracy = "no labels" if clean.accuracy is None else f"accuracy {clean.accuracy:.1%}"
+        origin = ", ".join(dict.fromkeys(used.origins.values()))
+        self.say(f"{report.model.path}: {accuracy} on {clean.images} clean images; preprocessing "
+                 f"from {origin}; labels: {clean.label_rule}")
+        for flag in report.flags:
+            self.say(f"{report.model.path}: {flag.code}: {flag.message}")
+
+    def planned(self, plan: Plan) -> None:
+        cost = "cost unknown beforehand (the paper's schedule)"
+        if plan.image_gradients is not None and plan.seconds is not None:
+            cost = f"about {plan.image_gradients:,} image gradients, {duration(plan.seconds)}"
+        self.say(f"L-RED: {plan.target_classes} target classes, {plan.images} images, {cost}")
+        if self.bars:
+            columns = (TextColumn("L-RED"), BarColumn(), MofNCompleteColumn(),
+                       TextColumn("classes, {task.fields[evaluations]} gradients"),
+                       TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.add_task("L-RED", total=plan.target_classes, evaluations=0)
+            self._bar.start()
+        self._last_line = time.monotonic()
+
+    def searching(self, finished: int, classes: int, evaluations: int) -> None:
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=finished, evaluations=evaluations)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.say(f"L-RED: {finished} of {classes} classes done, {evaluations} gradients")
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,77 @@
+"""Flags that say when a result must not be trusted, before any search is run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from converters import OnnxClassifier
+from scanner.clean_set import CleanSet
+from scanner.preprocessing import Preprocessing
+from scanner.results import Note
+from scanner.verdict import LOW_EVIDENCE_IMAGES, MIN_CLASSES, MIN_IMAGES
+
+
+def chance_level(accuracy: float, images: int, classes: int) -> bool:
+    """Whether an accuracy tells nothing: at most 2.5 times chance, or within 3 standard errors."""
+    chance = 1 / classes
+    error = math.sqrt(chance * (1 - chance) / images)
+    return accuracy <= max(min(2.5 * chance, 0.5 + chance / 2), chance + 3 * error)
+
+
+def fewest_images(used: npt.NDArray[np.int64], targets: tuple[int, ...]) -> int:
+    """Images outside the target class, for the target class that has the fewest."""
+    return min(int(used.sum()) - int(used[target]) for target in targets)
+
+
+def check(
+    onnx: OnnxClassifier,
+    clean: CleanSet,
+    preprocessing: Preprocessing,
+    used: npt.NDArray[np.int64],
+    targets: tuple[int, ...],
+) -> tuple[list[Note], list[Note]]:
+    """(flags that forbid a verdict, flags that go with one).
+
+    Args:
+        used: (K,) usable images of each class.
+    """
+    fatal, soft = [], []
+    classes = onnx.class_count
+    accuracy = preprocessing.accuracy
+    if accuracy is not None and chance_level(accuracy, len(clean.labels), classes):
+        fatal.append(
+            Note(
+                "accuracy_near_chance",
+                f"accuracy {accuracy:.1%} on the clean set is near chance ({1 / classes:.1%}): "
+                "labels or preprocessing are wrong; give --labels or --preprocess",
+            )
+        )
+    if min(classes, len(targets)) < MIN_CLASSES:
+        what = f"the model has {classes} classes, {len(targets)} are tested"
+        fatal.append(Note("few_classes", f"{what}; below {MIN_CLASSES} no outlier can be told"))
+    images = fewest_images(used, targets)
+    if images < MIN_IMAGES:
+        what = f"{images} usable clean images outside the target class, {MIN_IMAGES} are needed"
+        fatal.append(Note("few_images", what))
+    elif images < LOW_EVIDENCE_IMAGES:
+        soft.append(Note("low_evidence", f"only {images} clean images outside the target class"))
+    if onnx.outputs_are_probabilities:
+        what = "the model's output is a distribution and no logits were found in the graph"
+        fatal.append(Note("probabilities_instead_of_logits", what))
+    if any(origin == "default, unverified" for origin in preprocessing.origins.values()):
+        what = "no labels to verify the preprocessing with; give class folders or --preprocess"
+        fatal.append(Note("preprocessing_unverified", what))
+    if clean.corrupt:
+        soft.append(Note("corrupt_images", f"not readable: {', '.join(clean.corrupt[:5])}"))
+    if clean.resized:
+        soft.append(Note("resized_images", f"{clean.resized} images had another size"))
+    if not clean.labelled:
+        soft.append(Note("flat_clean_set", clean.label_rule))
+    imageless = int((used == 0).sum())
+    if imageless:
+        what = f"{imageless} of {classes} classes have no usable image: tested as target only"
+        soft.append(Note("classes_without_images", what))
+    return fatal, soft

@@ -1,0 +1,122 @@
+"""The report as people read it, on standard output."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scanner.exit_codes import ExitCode
+from scanner.results import (
+    BACKDOOR_FOUND,
+    NO_BACKDOOR_FOUND,
+    ClassResult,
+    DetectorResult,
+    ModelReport,
+    ScanReport,
+)
+
+SHOWN_CLASSES = 20  # with more target classes, only those of smallest norm are listed
+SHOWN_SOURCES = 5
+_STYLES = {BACKDOOR_FOUND: "bold red", NO_BACKDOOR_FOUND: "bold green"}
+
+
+def print_model(console: Console, report: ModelReport) -> None:
+    """One model: what was fed to it, its target classes, the verdict and why."""
+    model = report.model
+    console.print(Text(model.path, style="bold"))
+    if model.opset is not None:
+        console.print(f"  model          opset {model.opset}, {model.producer or 'no producer'}, "
+                      f"sha256 {(model.sha256 or '')[:12]}", markup=False)
+    for rewrite in model.rewrites:
+        console.print(f"                 {rewrite}", markup=False)
+    _print_inputs(console, report)
+    for detector in report.detectors:
+        _print_classes(console, detector)
+    _print_verdict(console, report)
+
+
+def _print_inputs(console: Console, report: ModelReport) -> None:
+    used, clean = report.preprocessing, report.clean_set
+    if used is None or clean is None:
+        return
+    numbers = [", ".join(f"{v:.4g}" for v in values) for values in (used.mean, used.std)]
+    height, width = used.image_size
+    origin = "; ".join(dict.fromkeys(v for v in used.origins.values() if v != "graph")) or "graph"
+    console.print(
+        f"  preprocessing  pixels 0..{used.pixel_range:g} {used.channel_order} {used.layout} "
+        f"{height}x{width}, mean {numbers[0]}, std {numbers[1]} ({origin})",
+        markup=False,
+    )
+    console.print(f"  labels         {clean.label_rule}", markup=False)
+    accuracy = "unknown" if clean.accuracy is None else f"{clean.accuracy:.1%}"
+    used_images = sum(c.used for c in clean.classes)
+    console.print(
+        f"  clean set      {clean.images} images, {used_images} used, {len(clean.corrupt)} not "
+        f"readable; accuracy {accuracy}",
+        markup=False,
+    )
+
+
+def _print_classes(console: Console, detector: DetectorResult) -> None:
+    ranked = sorted(detector.classes, key=lambda c: c.norm)
+    table = Table(title=f"{detector.name} ({detector.settings.get('schedule', '')})",
+                  title_justify="left", show_edge=False, pad_edge=False, box=None)
+    for heading in ("target class", "norm", "Q", "images", "source classes by weight"):
+        table.add_column(heading, justify="left" if heading.startswith("source") else "right")
+    for result in ranked[:SHOWN_CLASSES]:
+        bound = "" if result.status == "found" else ">"
+        why = "" if result.status == "found" else f"  [{result.stop_reason}]"
+        table.add_row(
+            str(result.target_class),
+            f"{bound}{result.norm:.4g}",
+            f"{result.misclassification:.2f}",
+            str(result.images),
+            Text(_sources(result) + why),
+        )
+    console.print()
+    console.print(table)
+    if len(ranked) > SHOWN_CLASSES:
+        console.print(f"... and {len(ranked) - SHOWN_CLASSES} target classes of larger norm")
+    s = detector.statistics
+    if s is not None:
+        paper = f"{s.paper_p:.3g}" if s.log10_paper_p >= -300 else "<1e-300"
+        console.print(
+            f"calibrated p {s.calibrated_p:.3g} (paper's p {paper}), r_max/median "
+            f"{s.ratio_to_median:.2f} (needs {s.required_ratio_to_median:g}), r_max/r_2 "
+            f"{s.ratio_to_second:.2f} (needs {s.required_ratio_to_second:g}); "
+            f"{detector.image_gradients:,} image gradients, {detector.seconds:.1f} s",
+            markup=False,
+        )
+
+
+def _sources(result: ClassResult) -> str:
+    weights = sorted(enumerate(result.source_weights), key=lambda pair: -pair[1])
+    return ", ".join(f"{k}: {w:.2f}" for k, w in weights[:SHOWN_SOURCES] if w >= 0.005)
+
+
+def _print_verdict(console: Console, report: ModelReport) -> None:
+    console.print()
+    line = Text("verdict: ")
+    line.append(report.verdict, style=_STYLES.get(report.verdict, "bold yellow"))
+    if report.target_classes:
+        line.append(f" (target class {', '.join(map(str, report.target_classes))})")
+    console.print(line)
+    for reason in report.reasons:
+        console.print(f"  {reason.message}", markup=False)
+    for flag in report.flags:
+        if flag not in report.reasons:
+            console.print(f"  note: {flag.message}", markup=False)
+    for kind, file in report.files.items():
+        console.print(f"  {kind}: {file['name']}", markup=False)
+    console.print()
+
+
+def print_summary(console: Console, report: ScanReport, code: ExitCode) -> None:
+    """The counts over several models, and what exit code 2 means where it is the answer."""
+    if len(report.models) > 1:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in report.summary.items())
+        console.print(f"{len(report.models)} models: {counts}", markup=False)
+    if code is ExitCode.INCOMPLETE:
+        console.print("exit code 2: no backdoor was found, but not every model could be judged; "
+                      "this is no clean bill", markup=False)

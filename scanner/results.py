@@ -1,0 +1,304 @@
+"""What a scan says, as frozen values: these dataclasses are the JSON report.
+
+`to_json` turns them into plain dictionaries. A number that is not finite becomes null; the flags
+say why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = "1"
+
+NO_BACKDOOR_FOUND = "no_backdoor_found"
+BACKDOOR_FOUND = "backdoor_found"
+INCONCLUSIVE = "inconclusive"
+ERROR = "error"
+SKIPPED = "skipped"
+VERDICTS = (NO_BACKDOOR_FOUND, BACKDOOR_FOUND, INCONCLUSIVE, ERROR, SKIPPED)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A reason for the verdict, or a reliability flag.
+
+    Attributes:
+        code: short machine-readable word.
+        message: one sentence for people.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A graph input or output: name, element type and shape (text for a free dimension)."""
+
+    name: str
+    type: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model file. Everything but `path` is None where the file could not be read so far.
+
+    Attributes:
+        sha256: of the file's bytes.
+        external_data: sha256 of each external data file, by name.
+        final_activation: what the graph applied to the logits: "softmax", "sigmoid", "none".
+        rewrites: what was changed before the scan, in words.
+    """
+
+    path: str
+    sha256: str | None = None
+    bytes: int | None = None
+    ir_version: int | None = None
+    opset: int | None = None
+    producer: str | None = None
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    class_count: int | None = None
+    final_activation: str | None = None
+    rewrites: tuple[str, ...] = ()
+    external_data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CleanClass:
+    """How many clean images of one class were read, classified rightly, and used."""
+
+    class_index: int
+    images: int
+    correct: int
+    used: int
+
+
+@dataclass(frozen=True)
+class CleanSetInfo:
+    """The clean set as this model saw it.
+
+    Attributes:
+        digest: sha256 over the names and bytes of all files.
+        label_rule: how folders were mapped to classes.
+        images: images read.
+        corrupt: files that could not be read.
+        resized: images that had another size.
+        misclassified: images that the model does not classify as labelled; they are not used.
+        accuracy: share classified as labelled, None for a flat folder.
+        classes: the counts for each class.
+    """
+
+    path: str
+    digest: str
+    label_rule: str
+    images: int
+    corrupt: tuple[str, ...]
+    resized: int
+    misclassified: int
+    accuracy: float | None
+    classes: tuple[CleanClass, ...]
+
+
+@dataclass(frozen=True)
+class PreprocessingInfo:
+    """The preprocessing used, where each value came from, and what the search saw."""
+
+    pixel_range: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channel_order: str
+    layout: str
+    image_size: tuple[int, int]
+    origins: Mapping[str, str]
+    candidates: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ParityInfo:
+    """How far ONNX Runtime and torch differ on the clean images (see `converters.parity`)."""
+
+    images: int
+    max_difference: float
+    argmax_agreement: float
+    loose: bool
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The search for one putative target class.
+
+    Attributes:
+        target_class: t.
+        status: "found", or "censored": then `norm` is only a lower bound.
+        stop_reason: why the search ended.
+        norm: ||v_t||_2 on images in [0, 1].
+        statistic: r_t = 1 / norm; larger is more suspicious; null for norm 0.
+        misclassification: Q_t(v, w) reached, by torch.
+        runtime_difference: images on which ONNX Runtime and torch disagree whether the trigger
+            carries them to t.
+        source_weights: w, by source class.
+        source_fractions: q_st, by source class.
+        gradient_evaluations: gradients of this class's objective.
+        images: images used.
+        clipped_share: share of perturbed pixels that clipping to [0, 1] cut.
+    """
+
+    target_class: int
+    status: str
+    stop_reason: str
+    norm: float
+    statistic: float | None
+    misclassification: float
+    runtime_difference: int | None
+    source_weights: tuple[float, ...]
+    source_fractions: tuple[float, ...]
+    gradient_evaluations: int
+    images: int
+    clipped_share: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The outlier test over the target classes (see `scanner.statistics`).
+
+    Attributes:
+        suspect: target class of the smallest norm.
+        paper_p: the paper's order-statistic p-value; 0 where it is below 1e-300.
+        log10_paper_p: its decimal logarithm.
+        calibrated_p: bootstrap-calibrated p-value.
+        ratio_to_median, ratio_to_second: r_max / median of r, r_max / second largest r.
+        significance, required_ratio_to_median, required_ratio_to_second: the thresholds.
+        significant, large: whether each of the two keys turned.
+        classes_tested, classes_censored: how many target classes.
+    """
+
+    suspect: int
+    paper_p: float
+    log10_paper_p: float
+    calibrated_p: float
+    ratio_to_median: float
+    ratio_to_second: float
+    significance: float
+    required_ratio_to_median: float
+    required_ratio_to_second: float
+    significant: bool
+    large: bool
+    classes_tested: int
+    classes_censored: int
+
+
+@dataclass(frozen=True)
+class Corroboration:
+    """Does the suspect class's trigger, found on one half of the images, carry the other half?
+
+    Attributes:
+        held_out_rate: share of held-out images carried to the suspect class, class-weighted, mean
+            over both halves.
+        best_other_rate: the same for other classes' triggers rescaled to the same norm: the
+            largest.
+        required_rate: smallest held_out_rate that counts.
+        corroborated: held_out_rate is at least that, and above best_other_rate.
+    """
+
+    held_out_rate: float
+    best_other_rate: float
+    required_rate: float
+    corroborated: bool
+
+
+@dataclass(frozen=True)
+class DetectorResult:
+    """All that one detector found out about a model."""
+
+    name: str
+    settings: Mapping[str, Any]
+    classes: tuple[ClassResult, ...]
+    statistics: Statistics | None
+    corroboration: Corroboration | None
+    image_gradients: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One target class's arrays for HDF5: `perturbation` (C, H, W), `source_weights` (K,) and
+    `trace` (evaluations, 2: norm and Q)."""
+
+    perturbation: npt.NDArray[np.float32]
+    source_weights: npt.NDArray[np.float64]
+    trace: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model's report. `arrays` (detector -> target class -> arrays) goes to HDF5, not JSON."""
+
+    model: ModelInfo
+    verdict: str
+    target_classes: tuple[int, ...] = ()
+    reasons: tuple[Note, ...] = ()
+    flags: tuple[Note, ...] = ()
+    detectors: tuple[DetectorResult, ...] = ()
+    clean_set: CleanSetInfo | None = None
+    preprocessing: PreprocessingInfo | None = None
+    parity: ParityInfo | None = None
+    tool: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    device: Mapping[str, str] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    started: str = ""
+    finished: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: str = SCHEMA_VERSION
+    arrays: Mapping[str, Mapping[int, Arrays]] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """The reports of all models of one call."""
+
+    models: tuple[ModelReport, ...]
+    schema_version: str = SCHEMA_VERSION
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """How many models got each verdict; the five add up to the number of models."""
+        return {verdict: sum(m.verdict == verdict for m in self.models) for verdict in VERDICTS}
+
+
+def to_json(report: ModelReport | ScanReport) -> dict[str, Any]:
+    """A report as plain dictionaries, lists, numbers and text; no NaN and no infinity."""
+    if isinstance(report, ScanReport):
+        return {
+            "schema_version": report.schema_version,
+            "models": [to_json(model) for model in report.models],
+            "summary": report.summary,
+        }
+    content: dict[str, Any] = _plain(dataclasses.replace(report, arrays={}))
+    del content["arrays"]
+    return content
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.floating, float)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value

@@ -1,0 +1,347 @@
+"""From a model file and a clean set to a report: the order of a scan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from converters import (
+    ConverterError,
+    ModelFile,
+    OnnxClassifier,
+    check_parity,
+    prepare_classifier,
+    read_model,
+)
+from scanner import describe
+from scanner.classifier import Classifier, choose_device, open_sessions
+from scanner.clean_set import CleanSet, CleanSetLoader, find_clean_images
+from scanner.config import ScanConfig
+from scanner.corroboration import corroborate
+from scanner.detectors.l_red import PatternEstimate, estimate_patterns
+from scanner.detectors.misclassification import GroupMisclassification
+from scanner.errors import BdscanError, NothingToScanError, UsageError
+from scanner.plan import Plan, plan_scan
+from scanner.preprocessing import Preprocessing, class_names, resolve
+from scanner.progress import Silent, Watcher
+from scanner.reliability import check
+from scanner.results import (
+    ERROR,
+    INCONCLUSIVE,
+    Arrays,
+    ClassResult,
+    DetectorResult,
+    ModelInfo,
+    ModelReport,
+    Note,
+    ScanReport,
+)
+from scanner.triggers import embed_additive
+from scanner.verdict import decide, evaluate_statistics
+
+DETECTOR = "l_red"
+
+
+def scan(
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    clean_dir: str | os.PathLike[str],
+    config: ScanConfig | None = None,
+    watcher: Watcher | None = None,
+) -> ScanReport:
+    """Scan one or several models (files, or folders of ONNX files) with one clean set.
+
+    Raises:
+        UsageError: a path that does not exist, a clean set without images, a device that is not
+            there. What is wrong with a single model is in its report instead.
+        NothingToScanError: folders without ONNX files.
+    """
+    paths = [model] if isinstance(model, (str, os.PathLike)) else list(model)
+    models = find_models([Path(path) for path in paths])
+    loader = CleanSetLoader(find_clean_images(Path(clean_dir)))
+    config = config or ScanConfig()
+    choose_device(config.device)
+    watcher = watcher or Silent()
+    return ScanReport(tuple(scan_model(path, loader, config, watcher) for path in models))
+
+
+def find_models(paths: Sequence[Path]) -> list[Path]:
+    """ONNX files among files and folders, each once; links inside folders are not followed.
+
+    Raises:
+        UsageError: a path that does not exist.
+        NothingToScanError: no file and no folder with an ONNX file.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"model {path} does not exist")
+        if path.is_dir():
+            inside = (p for p in path.rglob("*") if p.suffix.lower() == ".onnx")
+            found.update(dict.fromkeys(sorted(p for p in inside if p.is_file())))
+        else:
+            found[path] = None
+    if not found:
+        raise NothingToScanError(f"no .onnx file in {', '.join(map(str, paths))}")
+    return list(found)
+
+
+def scan_model(
+    path: Path, loader: CleanSetLoader, config: ScanConfig, watcher: Watcher
+) -> ModelReport:
+    """Scan one model; whatever is wrong with it ends in a report with the verdict `error`.
+
+    Raises:
+        UsageError: an option that can't be used with any model.
+    """
+    started = datetime.now(timezone.utc)
+    report = ModelReport(
+        model=ModelInfo(path=str(path)),
+        verdict=ERROR,
+        tool=describe.tool(),
+        environment=describe.environment(),
+        configuration=describe.configuration(config),
+        seed=config.seed,
+        started=describe.utc(started),
+    )
+    try:
+        report = _Scan(path, loader, config, watcher).run(report)
+    except UsageError:
+        raise
+    except (BdscanError, ConverterError, FileNotFoundError) as error:
+        reason = getattr(error, "reason", "unreadable_model")
+        report = replace(report, reasons=(Note(reason, str(error)),))
+        report = replace(report, model=_what_is_known(path, report.model))
+    except MemoryError:
+        message = "out of memory; fewer images per class or a smaller model may fit"
+        report = replace(report, reasons=(Note("out_of_memory", message),))
+    except Exception as error:  # a hostile file must not stop the scan of the others
+        if os.environ.get("BDSCAN_DEBUG"):
+            raise
+        report = replace(report, reasons=(Note("internal_error", f"internal error: {error!r}"),))
+    finished = datetime.now(timezone.utc)
+    seconds = (finished - started).total_seconds()
+    return replace(
+        report,
+        finished=describe.utc(finished),
+        timings={**report.timings, "total_seconds": round(seconds, 3)},
+    )
+
+
+def _what_is_known(path: Path, info: ModelInfo) -> ModelInfo:
+    """The model's facts for the report of a failed scan, as far as the file can be read."""
+    if info.sha256 is not None:
+        return info
+    try:
+        return describe.model(read_model(path), str(path))
+    except (ConverterError, OSError):
+        return info
+
+
+@dataclass
+class _Scan:
+    """One model's scan; `run` is its order, the methods are its steps."""
+
+    path: Path
+    loader: CleanSetLoader
+    config: ScanConfig
+    watcher: Watcher
+
+    def run(self, report: ModelReport) -> ModelReport:
+        config = self.config
+        file = read_model(self.path)
+        size = config.image_size or self.loader.common_size()
+        onnx = prepare_classifier(file, config.output, size)
+        info = describe.classifier(onnx, str(self.path))
+        clean = self._load(onnx, file)
+        classifier, device = self._open(onnx, file, clean)
+        parity = check_parity(onnx, classifier.inputs(clean.images), classifier.session)
+        targets = self._targets(onnx.class_count)
+        labels, chosen, counts = self._choose(classifier, clean)
+        used = np.bincount(labels[chosen], minlength=onnx.class_count)
+        fatal, soft = check(onnx, clean, classifier.preprocessing, used, targets)
+        report = replace(
+            report,
+            model=info,
+            verdict=INCONCLUSIVE,
+            reasons=tuple(fatal),
+            flags=(*fatal, *soft),
+            clean_set=describe.clean_set(
+                clean, str(self.loader.folder.path), classifier.preprocessing.accuracy, counts
+            ),
+            preprocessing=describe.preprocessing(onnx, classifier.preprocessing),
+            parity=describe.parity(parity),
+            device=device,
+        )
+        self.watcher.begin(report)
+        if any(note.code != "few_classes" for note in fatal):
+            return report
+        return self._search(report, classifier, clean.images[chosen], labels[chosen], targets)
+
+    def _load(self, onnx: OnnxClassifier, file: ModelFile) -> CleanSet:
+        wanted = onnx.image_input
+        return self.loader.load(
+            wanted.channels,
+            wanted.height,
+            wanted.width,
+            onnx.class_count,
+            self.config.labels,
+            class_names(file.proto),
+        )
+
+    def _open(
+        self, onnx: OnnxClassifier, file: ModelFile, clean: CleanSet
+    ) -> tuple[Classifier, dict[str, str]]:
+        """The classifier under its resolved preprocessing, and where its engines run."""
+        wanted, why = choose_device(self.config.device)
+        session, runtime = open_sessions(onnx, wanted, strict=self.config.device != "auto")
+        device = torch.device(wanted)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        onnx.graph.to(device)
+
+        def logits_under(preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+            return Classifier(onnx, preprocessing, session, device).logits(clean.images)
+
+        preprocessing = resolve(
+            file.proto,
+            self.path,
+            onnx.image_input.channels,
+            self.config.preprocessing,
+            clean.labels,
+            logits_under,
+        )
+        where = {
+            "requested": self.config.device,
+            "torch": wanted,
+            "onnxruntime": runtime,
+            "why": why,
+        }
+        return Classifier(onnx, preprocessing, session, device), where
+
+    def _targets(self, class_count: int) -> tuple[int, ...]:
+        targets = self.config.target_classes or tuple(range(class_count))
+        wrong = [t for t in targets if not 0 <= t < class_count]
+        if wrong:
+            raise UsageError(f"--target-classes {wrong[0]}: the model has 0 to {class_count - 1}")
+        return tuple(dict.fromkeys(targets))
+
+    def _choose(
+        self, classifier: Classifier, clean: CleanSet
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[tuple[int, int, int]]]:
+        """(labels, indices of the images to use, (images, correct, used) for each class).
+
+        Only images that the model classifies as labelled are used: the others are carried to
+        some class for free.
+        """
+        predicted = classifier.predictions(clean.images)
+        labels = clean.labels if clean.labelled else predicted
+        chosen, counts = [], []
+        for k in range(classifier.class_count):
+            of_class = np.flatnonzero(labels == k)
+            correct = of_class[predicted[of_class] == k]
+            used = correct[: self.config.images_per_class]
+            chosen.append(used)
+            counts.append((len(of_class), len(correct), len(used)))
+        return labels, np.concatenate(chosen), counts
+
+    def _search(
+        self,
+        report: ModelReport,
+        classifier: Classifier,
+        images: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        targets: tuple[int, ...],
+    ) -> ModelReport:
+        """Run L-RED, corroborate its suspect, and decide."""
+        config, begun = self.config, time.monotonic()
+        deadline = begun + config.max_seconds if config.max_seconds is not None else None
+        plan = plan_scan(classifier, images, labels, targets, config)
+        self.watcher.planned(plan)
+        objective = GroupMisclassification(classifier, images, labels, targets, plan.batch_images)
+        estimates = estimate_patterns(objective, config.l_red, deadline, self.watcher.searching)
+        classes = tuple(_class_result(classifier, images, labels, e) for e in estimates)
+        statistics = evaluate_statistics(classes, config.verdict)
+        corroboration, spent = None, 0
+        finished = not any(c.stop_reason == "time_limit" for c in classes)
+        if finished and statistics is not None and statistics.significant and statistics.large:
+            corroboration, spent = corroborate(
+                classifier,
+                images,
+                labels,
+                estimates,
+                statistics.suspect,
+                config.l_red,
+                config.verdict.min_held_out_rate,
+                plan.batch_images,
+                deadline,
+            )
+        verdict, accused, reasons = decide(classes, statistics, corroboration, report.reasons)
+        seconds = round(time.monotonic() - begun, 3)
+        detector = DetectorResult(
+            name=DETECTOR,
+            settings=describe.settings(config.l_red),
+            classes=classes,
+            statistics=statistics,
+            corroboration=corroboration,
+            image_gradients=objective.image_gradients + spent,
+            seconds=seconds,
+        )
+        return replace(
+            report,
+            verdict=verdict,
+            target_classes=accused,
+            reasons=reasons,
+            detectors=(detector,),
+            timings={"search_seconds": seconds},
+            arrays={DETECTOR: {e.target_class: _arrays(e) for e in estimates}},
+        )
+
+
+def _arrays(estimate: PatternEstimate) -> Arrays:
+    return Arrays(estimate.perturbation, estimate.source_weights, estimate.trace)
+
+
+def _class_result(
+    classifier: Classifier,
+    images: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    estimate: PatternEstimate,
+) -> ClassResult:
+    """One class's result, its trigger measured again by ONNX Runtime."""
+    target, v = estimate.target_class, torch.from_numpy(estimate.perturbation)
+    rows = np.flatnonzero(labels != target)
+    difference = None
+    if estimate.found:
+        triggered = embed_additive(torch.from_numpy(images[rows]), v)
+        hits = classifier.predictions(triggered.numpy()) == target
+        by_runtime = np.bincount(labels[rows][hits], minlength=classifier.class_count)
+        counts = np.bincount(labels[rows], minlength=classifier.class_count)
+        by_torch = np.rint(estimate.source_fractions * counts)
+        difference = int(np.abs(by_runtime - by_torch).sum())
+    moved = embed_additive(torch.from_numpy(images), v) - torch.from_numpy(images)
+    touched = (v != 0).expand_as(moved)
+    cut = (moved - v).abs() > 1e-6
+    return ClassResult(
+        target_class=target,
+        status="found" if estimate.found else "censored",
+        stop_reason=estimate.stop_reason,
+        norm=estimate.norm,
+        statistic=1 / estimate.norm if estimate.norm > 0 else None,
+        misclassification=estimate.misclassification,
+        runtime_difference=difference,
+        source_weights=tuple(estimate.source_weights.tolist()),
+        source_fractions=tuple(estimate.source_fractions.tolist()),
+        gradient_evaluations=estimate.gradient_evaluations,
+        images=estimate.images,
+        clipped_share=float(cut[touched].float().mean()) if touched.any() else 0.0,
+    )
+
+
+__all__ = ["Plan", "find_models", "scan", "scan_model"]
