@@ -85,9 +85,11 @@ def find_image_input(
     tensor = value.type.tensor_type
     dims = [max(d.dim_value, 0) for d in tensor.shape.dim]  # free dimensions: 0, some write -1
     if not is_float(tensor.elem_type):
-        names = {number: name for name, number in TensorProto.DataType.items()}
-        kind = names.get(tensor.elem_type, f"of type {tensor.elem_type}").lower()
-        raise NotAnImageClassifierError(f"input {value.name!r} is {kind}, expected float images")
+        known = tensor.elem_type in TensorProto.DataType.values()
+        kind = TensorProto.DataType.Name(tensor.elem_type) if known else str(tensor.elem_type)
+        raise NotAnImageClassifierError(
+            f"input {value.name!r} has type {kind.lower()}, expected float images"
+        )
     layout, channels, height, width = _layout(dims, image_size, value.name)
     if max(dims[0], 1) * channels * height * width > MAX_NUMBERS:
         shown = [dims[0] or "?", channels, height, width]

@@ -107,7 +107,7 @@ def declared_bytes(tensor: TensorProto) -> int:
         ) from error
     count = math.prod(tensor.dims)
     bits = next((b for b in (2, 4) if dtype.itemsize == 1 and f"t{b}" in dtype.name), 8)
-    return count * dtype.itemsize if bits == 8 else -(-count * bits // 8)
+    return count * int(dtype.itemsize) if bits == 8 else -(-count * bits // 8)
 
 
 def _tensors_of(attribute: AttributeProto) -> Iterator[TensorProto]:
