@@ -105,7 +105,7 @@ def declared_bytes(tensor: TensorProto) -> int:
         raise ModelFormatError(
             f"tensor {tensor.name!r} has unknown data type {tensor.data_type}"
         ) from error
-    count = math.prod(tensor.dims)
+    count = int(math.prod(tensor.dims))
     bits = next((b for b in (2, 4) if dtype.itemsize == 1 and f"t{b}" in dtype.name), 8)
     return count * int(dtype.itemsize) if bits == 8 else -(-count * bits // 8)
 

@@ -64,7 +64,8 @@ class Classifier:
 
     def predictions(self, images: Images) -> npt.NDArray[np.int64]:
         """(N, C, H, W) images -> (N,) class indices by ONNX Runtime."""
-        return self.logits(images).argmax(1).astype(np.int64)
+        classes: npt.NDArray[np.int64] = self.logits(images).argmax(1).astype(np.int64)
+        return classes
 
 
 def choose_device(wanted: str) -> tuple[str, str]:

@@ -202,15 +202,17 @@ class CleanSetLoader:
             CleanSetMismatchError: see `map_classes`.
         """
         folder = self.folder
-        mapping, rule = {}, "flat folder: the model's own predictions serve as labels"
+        mapping: dict[str, int] = {}
+        rule = "flat folder: the model's own predictions serve as labels"
         if folder.classes:
             mapping, rule = map_classes(folder.classes, class_count, labels_file, class_names)
         shape = (channels, height, width)
         if shape not in self._decoded:
             self._decoded[shape] = _decode_all(folder, *shape)
         decoded = self._decoded[shape]
-        labels = [mapping[folder.classes[folder.class_of[i]]] if mapping else -1
-                  for i in decoded.kept]
+        labels = [
+            mapping[folder.classes[folder.class_of[i]]] if mapping else -1 for i in decoded.kept
+        ]
         return CleanSet(
             images=decoded.images,
             labels=np.array(labels, dtype=np.int64),

@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BdscanError as error:
         return output.fail(given, error.reason, str(error), error.exit_code)
     except typer.TyperException as error:
-        message = getattr(error, "format_message", lambda: str(error))()
+        message = getattr(error, "format_message", error.__str__)()
         return output.fail(given, "usage", message, ExitCode.USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return output.fail(given, "interrupted", "interrupted", ExitCode.INTERRUPTED)

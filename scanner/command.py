@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from scanner import output
+from scanner.classifier import choose_device
 from scanner.clean_set import CleanSetLoader, find_clean_images
 from scanner.config import ScanConfig
-from scanner.classifier import choose_device
 from scanner.errors import UsageError
 from scanner.exit_codes import ExitCode
 from scanner.progress import Silent, Teller

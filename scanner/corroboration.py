@@ -107,9 +107,11 @@ def held_out_weights(
     """
     present = check.uniform_weights[0] > 0
     weights = own if own[present].sum() >= 0.5 else whole
-    restricted = np.where(present, weights, 0.0)
-    total = restricted.sum()
-    return restricted / total if total > 0 else check.uniform_weights[0]
+    restricted: npt.NDArray[np.float64] = np.where(present, weights, 0.0)
+    if restricted.sum() <= 0:
+        restricted = present.astype(np.float64)
+    restricted /= restricted.sum()
+    return restricted
 
 
 def _fractions(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import platform
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import onnx as onnx_package
@@ -92,6 +94,20 @@ def model(file: ModelFile, path: str) -> ModelInfo:
     )
 
 
+def unreadable_model(path: Path) -> ModelInfo:
+    """What can be said of a file that is no readable ONNX model: its size and digest."""
+    if not path.is_file():
+        return ModelInfo(path=str(path))
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ModelInfo(path=str(path))
+    return ModelInfo(path=str(path), sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
 def _tensor(value: onnx_package.ValueInfoProto) -> Tensor:
     tensor = value.type.tensor_type
     kind = helper.tensor_dtype_to_string(tensor.elem_type) if tensor.elem_type else "not a tensor"
@@ -145,6 +161,4 @@ def preprocessing(onnx: OnnxClassifier, used: Preprocessing) -> PreprocessingInf
 
 def parity(result: Parity) -> ParityInfo:
     """The parity check's figures."""
-    return ParityInfo(
-        result.images, result.max_difference, result.argmax_agreement, result.loose
-    )
+    return ParityInfo(result.images, result.max_difference, result.argmax_agreement, result.loose)

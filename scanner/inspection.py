@@ -13,10 +13,10 @@ from converters import (
     prepare_classifier,
     read_model,
 )
-from converters.torch_graph import operator_label
+from converters.instructions import operator_label
 from scanner import describe
 from scanner.config import PreprocessingOptions
-from scanner.preprocessing import class_names, stated_values
+from scanner.preprocessing_sources import class_names, stated_values
 from scanner.results import ModelReport, Note, to_json
 
 
@@ -41,7 +41,8 @@ def inspect_model(
         operator_label(n.domain, n.op_type, versions.get(n.domain)) for n in proto.graph.node
     )
     info = describe.model(file, str(path))
-    problem, unsupported, parity = None, (), None
+    problem, parity = None, None
+    unsupported: tuple[str, ...] = ()
     try:
         onnx = prepare_classifier(file, output, image_size)
         info = describe.classifier(onnx, str(path))
@@ -66,5 +67,3 @@ def inspect_model(
         "parity_on_random_images": parity,
         "problem": problem,
     }
-
-

@@ -74,7 +74,7 @@ def batch_size(classifier: Classifier) -> int:
     dtype = torch.from_numpy(np.zeros(0, onnx.image_input.dtype)).dtype
     sample = torch.zeros(shape, dtype=dtype, device=classifier.device)
     with torch.no_grad():
-        shapes = onnx.graph.shapes(sample)
-    computed = set(shapes) - set(onnx.graph.constants)
-    numbers = sum(math.prod(shapes[name]) for name in computed) / shape[0]
+        types = onnx.graph.tensor_types(sample)
+    computed = set(types) - onnx.graph.constant_names
+    numbers = sum(math.prod(types[name].shape) for name in computed) / shape[0]
     return max(1, min(MAX_BATCH, int(ACTIVATION_BYTES / (4 * 2 * numbers))))

@@ -62,8 +62,10 @@ class Teller(Silent):
             return
         accuracy = "no labels" if clean.accuracy is None else f"accuracy {clean.accuracy:.1%}"
         origin = ", ".join(dict.fromkeys(used.origins.values()))
-        self.say(f"{report.model.path}: {accuracy} on {clean.images} clean images; preprocessing "
-                 f"from {origin}; labels: {clean.label_rule}")
+        self.say(
+            f"{report.model.path}: {accuracy} on {clean.images} clean images; preprocessing "
+            f"from {origin}; labels: {clean.label_rule}"
+        )
         for flag in report.flags:
             self.say(f"{report.model.path}: {flag.code}: {flag.message}")
 
@@ -73,9 +75,13 @@ class Teller(Silent):
             cost = f"about {plan.image_gradients:,} image gradients, {duration(plan.seconds)}"
         self.say(f"L-RED: {plan.target_classes} target classes, {plan.images} images, {cost}")
         if self.bars:
-            columns = (TextColumn("L-RED"), BarColumn(), MofNCompleteColumn(),
-                       TextColumn("classes, {task.fields[evaluations]} gradients"),
-                       TimeElapsedColumn())
+            columns = (
+                TextColumn("L-RED"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("classes, {task.fields[evaluations]} gradients"),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.add_task("L-RED", total=plan.target_classes, evaluations=0)
             self._bar.start()

@@ -11,7 +11,8 @@ from converters import OnnxClassifier
 from scanner.clean_set import CleanSet
 from scanner.preprocessing import Preprocessing
 from scanner.results import Note
-from scanner.verdict import LOW_EVIDENCE_IMAGES, MIN_CLASSES, MIN_IMAGES
+from scanner.statistics import MIN_CLASSES
+from scanner.verdict import LOW_EVIDENCE_IMAGES, MIN_IMAGES
 
 
 def chance_level(accuracy: float, images: int, classes: int) -> bool:

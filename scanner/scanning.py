@@ -29,22 +29,22 @@ from scanner.corroboration import corroborate
 from scanner.detectors.l_red import PatternEstimate, estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
 from scanner.errors import BdscanError, NothingToScanError, UsageError
-from scanner.plan import Plan, plan_scan
-from scanner.preprocessing import Preprocessing, class_names, resolve
+from scanner.plan import plan_scan
+from scanner.preprocessing import Preprocessing, resolve
+from scanner.preprocessing_sources import class_names
 from scanner.progress import Silent, Watcher
 from scanner.reliability import check
+from scanner.remeasure import class_result
 from scanner.results import (
     ERROR,
     INCONCLUSIVE,
     Arrays,
-    ClassResult,
     DetectorResult,
     ModelInfo,
     ModelReport,
     Note,
     ScanReport,
 )
-from scanner.triggers import embed_additive
 from scanner.verdict import decide, evaluate_statistics
 
 DETECTOR = "l_red"
@@ -118,7 +118,6 @@ def scan_model(
     except (BdscanError, ConverterError, FileNotFoundError) as error:
         reason = getattr(error, "reason", "unreadable_model")
         report = replace(report, reasons=(Note(reason, str(error)),))
-        report = replace(report, model=_what_is_known(path, report.model))
     except MemoryError:
         message = "out of memory; fewer images per class or a smaller model may fit"
         report = replace(report, reasons=(Note("out_of_memory", message),))
@@ -126,6 +125,8 @@ def scan_model(
         if os.environ.get("BDSCAN_DEBUG"):
             raise
         report = replace(report, reasons=(Note("internal_error", f"internal error: {error!r}"),))
+    if report.verdict == ERROR:
+        report = replace(report, model=_what_is_known(path))
     finished = datetime.now(timezone.utc)
     seconds = (finished - started).total_seconds()
     return replace(
@@ -135,14 +136,12 @@ def scan_model(
     )
 
 
-def _what_is_known(path: Path, info: ModelInfo) -> ModelInfo:
+def _what_is_known(path: Path) -> ModelInfo:
     """The model's facts for the report of a failed scan, as far as the file can be read."""
-    if info.sha256 is not None:
-        return info
     try:
         return describe.model(read_model(path), str(path))
     except (ConverterError, OSError):
-        return info
+        return describe.unreadable_model(path)
 
 
 @dataclass
@@ -266,7 +265,7 @@ class _Scan:
         self.watcher.planned(plan)
         objective = GroupMisclassification(classifier, images, labels, targets, plan.batch_images)
         estimates = estimate_patterns(objective, config.l_red, deadline, self.watcher.searching)
-        classes = tuple(_class_result(classifier, images, labels, e) for e in estimates)
+        classes = tuple(class_result(classifier, images, labels, e) for e in estimates)
         statistics = evaluate_statistics(classes, config.verdict)
         corroboration, spent = None, 0
         finished = not any(c.stop_reason == "time_limit" for c in classes)
@@ -306,42 +305,3 @@ class _Scan:
 
 def _arrays(estimate: PatternEstimate) -> Arrays:
     return Arrays(estimate.perturbation, estimate.source_weights, estimate.trace)
-
-
-def _class_result(
-    classifier: Classifier,
-    images: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    estimate: PatternEstimate,
-) -> ClassResult:
-    """One class's result, its trigger measured again by ONNX Runtime."""
-    target, v = estimate.target_class, torch.from_numpy(estimate.perturbation)
-    rows = np.flatnonzero(labels != target)
-    difference = None
-    if estimate.found:
-        triggered = embed_additive(torch.from_numpy(images[rows]), v)
-        hits = classifier.predictions(triggered.numpy()) == target
-        by_runtime = np.bincount(labels[rows][hits], minlength=classifier.class_count)
-        counts = np.bincount(labels[rows], minlength=classifier.class_count)
-        by_torch = np.rint(estimate.source_fractions * counts)
-        difference = int(np.abs(by_runtime - by_torch).sum())
-    moved = embed_additive(torch.from_numpy(images), v) - torch.from_numpy(images)
-    touched = (v != 0).expand_as(moved)
-    cut = (moved - v).abs() > 1e-6
-    return ClassResult(
-        target_class=target,
-        status="found" if estimate.found else "censored",
-        stop_reason=estimate.stop_reason,
-        norm=estimate.norm,
-        statistic=1 / estimate.norm if estimate.norm > 0 else None,
-        misclassification=estimate.misclassification,
-        runtime_difference=difference,
-        source_weights=tuple(estimate.source_weights.tolist()),
-        source_fractions=tuple(estimate.source_fractions.tolist()),
-        gradient_evaluations=estimate.gradient_evaluations,
-        images=estimate.images,
-        clipped_share=float(cut[touched].float().mean()) if touched.any() else 0.0,
-    )
-
-
-__all__ = ["Plan", "find_models", "scan", "scan_model"]

@@ -110,10 +110,9 @@ def _log_sf(shape: npt.ArrayLike, x: npt.ArrayLike) -> Floats:
     a, x = np.broadcast_arrays(np.asarray(shape, np.float64), np.asarray(x, np.float64))
     survival = special.gammaincc(a, x)
     with np.errstate(divide="ignore"):
-        result = np.log(survival)
+        result: Floats = np.array(np.log(survival))
     far = survival < 1e-290
     if far.any():
-        result = np.array(result)
         result[far] = _log_sf_far(a[far], x[far])
     return result
 
@@ -122,7 +121,8 @@ def _log_sf_far(a: Floats, x: Floats) -> Floats:
     fraction = np.zeros_like(x)
     for n in range(200, 0, -1):
         fraction = n * (n - a) / (x + 2 * n + 1 - a - fraction)
-    return a * np.log(x) - x - special.gammaln(a) - np.log(x + 1 - a - fraction)
+    log_sf: Floats = a * np.log(x) - x - special.gammaln(a) - np.log(x + 1 - a - fraction)
+    return log_sf
 
 
 def fit_gamma(samples: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -141,9 +141,7 @@ def fit_gamma(samples: npt.ArrayLike) -> tuple[Floats, Floats]:
     return a, mean / a
 
 
-def fit_gamma_censored(
-    values: Floats, censored: npt.NDArray[np.bool_]
-) -> tuple[float, float]:
+def fit_gamma_censored(values: Floats, censored: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """`fit_gamma` where some values are only upper bounds.
 
     The likelihood has the density for what is known and G(bound) for what is censored.

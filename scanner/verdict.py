@@ -29,9 +29,7 @@ MAX_CENSORED_SHARE = 0.2
 MAX_RUNTIME_DIFFERENCE = 2  # images on which the engines may disagree about a trigger
 
 
-def evaluate_statistics(
-    classes: Sequence[ClassResult], config: VerdictConfig
-) -> Statistics | None:
+def evaluate_statistics(classes: Sequence[ClassResult], config: VerdictConfig) -> Statistics | None:
     """Test the largest r_t; None where fewer than two classes are left to fit a null.
 
     A censored class enters with the upper bound 1 / norm; one whose bound says nothing (norm 0)
@@ -134,9 +132,7 @@ def _one_key(s: Statistics) -> Note:
             f"significant, but not far enough from the other classes (r_max/median >= "
             f"{s.required_ratio_to_median:g} and r_max/r_2 >= {s.required_ratio_to_second:g})",
         )
-    return Note(
-        "not_significant", f"far from the other classes, but not at p < {s.significance:g}"
-    )
+    return Note("not_significant", f"far from the other classes, but not at p < {s.significance:g}")
 
 
 def _describe_corroboration(c: Corroboration) -> Note:

@@ -90,12 +90,11 @@ def annealed_weights(q: Floats, temperature: float, present: npt.NDArray[np.bool
     """Eq. (8): w_s = exp(q_s / T) / sum_c exp(q_c / T) over the classes that are present."""
     exponents = np.where(present, q / max(temperature, 1e-12), -np.inf)
     powers = np.exp(exponents - exponents.max())
-    return powers / powers.sum()
+    weights: Floats = powers / powers.sum()
+    return weights
 
 
-def fixed_point_weights(
-    q: Floats, uniform: Floats, fraction: float
-) -> tuple[Floats, float]:
+def fixed_point_weights(q: Floats, uniform: Floats, fraction: float) -> tuple[Floats, float]:
     """Where eqs. (7) and (8) lead from uniform weights while v stands still.
 
     The iteration is monotone in Q: a larger Q lowers the temperature, which shifts weight to

@@ -65,7 +65,8 @@ class GroupMisclassification:
     def uniform_weights(self) -> Floats:
         """(T, K): w^(0), uniform over the classes that have images, 0 for t itself."""
         present = (self.counts > 0).astype(np.float64)
-        return present / np.maximum(present.sum(1, keepdims=True), 1)
+        weights: Floats = present / np.maximum(present.sum(1, keepdims=True), 1)
+        return weights
 
     def image_count(self, position: int) -> int:
         """How many images the search for a target class uses."""
@@ -93,7 +94,7 @@ class GroupMisclassification:
                 gradient[here] = self._backward(group, owner, logits, share, leaf)
                 continue
             share = self._shares(group, rows, owner, weigh(group, self.fractions(group, part)))
-            for piece in torch.arange(len(rows)).split(self.batch_images):
+            for piece in self._pieces(len(rows)):
                 logits, leaf = self._forward(rows[piece], owner[piece], part)
                 gradient[here] += self._backward(group, owner[piece], logits, share[piece], leaf)
         return gradient
@@ -102,9 +103,12 @@ class GroupMisclassification:
     def fractions(self, positions: list[int], v: torch.Tensor) -> Floats:
         """(n, K) q at v alone, without a gradient."""
         rows, owner = self._batch_of(positions)
-        pieces = torch.arange(len(rows)).split(self.batch_images)
-        logits = [self._forward(rows[p], owner[p], v)[0] for p in pieces]
+        logits = [self._forward(rows[p], owner[p], v)[0] for p in self._pieces(len(rows))]
         return self._fractions(positions, rows, owner, torch.cat(logits))
+
+    def _pieces(self, count: int) -> list[torch.Tensor]:
+        """Indices 0 to count - 1 in runs of at most `batch_images`."""
+        return list(torch.split(torch.arange(count), self.batch_images))
 
     def _groups(self, positions: list[int]) -> Iterator[list[int]]:
         """Indices into `positions`, in runs whose images fit into one pass (at least one)."""

@@ -26,8 +26,11 @@ def print_model(console: Console, report: ModelReport) -> None:
     model = report.model
     console.print(Text(model.path, style="bold"))
     if model.opset is not None:
-        console.print(f"  model          opset {model.opset}, {model.producer or 'no producer'}, "
-                      f"sha256 {(model.sha256 or '')[:12]}", markup=False)
+        console.print(
+            f"  model          opset {model.opset}, {model.producer or 'no producer'}, "
+            f"sha256 {(model.sha256 or '')[:12]}",
+            markup=False,
+        )
     for rewrite in model.rewrites:
         console.print(f"                 {rewrite}", markup=False)
     _print_inputs(console, report)
@@ -60,8 +63,13 @@ def _print_inputs(console: Console, report: ModelReport) -> None:
 
 def _print_classes(console: Console, detector: DetectorResult) -> None:
     ranked = sorted(detector.classes, key=lambda c: c.norm)
-    table = Table(title=f"{detector.name} ({detector.settings.get('schedule', '')})",
-                  title_justify="left", show_edge=False, pad_edge=False, box=None)
+    table = Table(
+        title=f"{detector.name} ({detector.settings.get('schedule', '')})",
+        title_justify="left",
+        show_edge=False,
+        pad_edge=False,
+        box=None,
+    )
     for heading in ("target class", "norm", "Q", "images", "source classes by weight"):
         table.add_column(heading, justify="left" if heading.startswith("source") else "right")
     for result in ranked[:SHOWN_CLASSES]:
@@ -118,5 +126,8 @@ def print_summary(console: Console, report: ScanReport, code: ExitCode) -> None:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in report.summary.items())
         console.print(f"{len(report.models)} models: {counts}", markup=False)
     if code is ExitCode.INCOMPLETE:
-        console.print("exit code 2: no backdoor was found, but not every model could be judged; "
-                      "this is no clean bill", markup=False)
+        console.print(
+            "exit code 2: no backdoor was found, but not every model could be judged; "
+            "this is no clean bill",
+            markup=False,
+        )

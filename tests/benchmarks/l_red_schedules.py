@@ -22,7 +22,8 @@ from scanner.clean_set import CleanSetLoader, find_clean_images
 from scanner.config import LRedConfig, PreprocessingOptions
 from scanner.detectors.l_red import PatternEstimate, estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
-from scanner.preprocessing import class_names, resolve
+from scanner.preprocessing import resolve
+from scanner.preprocessing_sources import class_names
 from tests.benchmarks.record import write
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

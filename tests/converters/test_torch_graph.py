@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from converters import ModelFormatError, TorchGraph, UnsupportedModelError, to_torch
+from converters.convert import graph_of
+from tests.converters.onnx_models import build, exported, images, run_ort, small_net
+
+
+class TinyTransformer(torch.nn.Module):
+    """Patches, one attention block and a class token: Shape, Gather, Slice, Expand and so on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = torch.nn.Conv2d(1, 8, 4, 4)
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 8))
+        self.block = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = torch.nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], 1)
+        return self.head(self.block(tokens)[:, 0])
+
+
+def free_batch_transformer() -> onnx.ModelProto:
+    axes = {"x": {0: "N"}}
+    return exported(TinyTransformer(), torch.rand(2, 1, 8, 8), input_names=["x"], dynamic_axes=axes)
+
+
+@pytest.mark.parametrize("make", [small_net, free_batch_transformer])
+def test_every_tensor_is_onnx_runtimes(make: Callable[[], onnx.ModelProto]) -> None:
+    model = make()
+    graph = to_torch(model)
+    x = images(3, 1, 8, 8)
+    names = [name for node in model.graph.node for name in node.output if name]
+    constants = [name for name in names if name in graph.constant_names]
+    computed = [name for name in names if name not in graph.constant_names]
+    assert len(computed) >= 6
+    for name, expected in zip(computed, run_ort(model, x, computed), strict=True):
+        got = graph.features(name, torch.from_numpy(x)).numpy()
+        assert got.shape == expected.shape, name
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    for name in constants:
+        np.testing.assert_array_equal(
+            graph.features(name, torch.from_numpy(x)).numpy(), run_ort(model, x, [name])[0]
+        )
+
+
+def test_features_of_inputs_weights_and_unknown_names() -> None:
+    graph = to_torch(small_net())
+    x = torch.rand(2, 1, 8, 8)
+    assert graph.features("x", x) is x
+    assert graph.features("w", x).shape == (4, 1, 3, 3)
+    with pytest.raises(KeyError, match="no tensor named 'nothing'"):
+        graph.features("nothing", x)
+
+
+def test_features_run_only_what_they_need() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Reshape", ["x", "impossible"], ["b"]),
+    ]
+    weights = {"impossible": np.array([7, 7])}
+    graph = to_torch(build(nodes, {"x": ["N", 4]}, ["a", "b"], weights))
+    assert graph.features("a", torch.ones(2, 4)).shape == (2, 4)
+    with pytest.raises(UnsupportedModelError, match=r"node 'b' \(Reshape\) failed"):
+        graph(torch.ones(2, 4))
+
+
+def test_outputs_in_order_also_inputs_and_constants() -> None:
+    nodes = [helper.make_node("Add", ["x", "one"], ["sum"])]
+    graph = to_torch(build(nodes, {"x": [2]}, ["one", "sum", "x"], {"one": np.float32([1, 1])}))
+    one, total, same = graph(torch.tensor([1.0, 2.0]))
+    assert (one.tolist(), total.tolist(), same.tolist()) == ([1, 1], [2, 3], [1, 2])
+
+
+def test_wrong_number_of_inputs() -> None:
+    with pytest.raises(ValueError, match="expected 1 inputs, got 2"):
+        to_torch(small_net())(torch.zeros(1, 1, 8, 8), torch.zeros(1))
+
+
+def test_all_unsupported_operators_at_once() -> None:
+    nodes = [
+        helper.make_node("StringNormalizer", ["x"], ["a"]),
+        helper.make_node("Det", ["x"], ["b"]),
+        helper.make_node("Det", ["x"], ["c"]),
+        helper.make_node("Relu", ["x"], ["d"]),
+        helper.make_node("ZipMap", ["x"], ["e"], domain="ai.onnx.ml"),
+        helper.make_node("Quant", ["x"], ["f"], domain="some.vendor"),
+    ]
+    model = build(nodes, {"x": [1]}, ["a"], imports={"ai.onnx.ml": 2})
+    with pytest.raises(UnsupportedModelError) as caught:
+        to_torch(model)
+    assert caught.value.operators == (
+        "Det-17 (2)",
+        "StringNormalizer-17 (1)",
+        "ai.onnx.ml.ZipMap-2 (1)",
+        "some.vendor.Quant-? (1)",
+    )
+    assert all(line in str(caught.value) for line in caught.value.operators)
+
+
+def test_operator_newer_than_the_models_operator_set() -> None:
+    nodes = [helper.make_node("HardSwish", ["x"], ["y"])]
+    to_torch(build(nodes, {"x": [1]}, ["y"], opset=14))
+    with pytest.raises(UnsupportedModelError, match=r"HardSwish-13 \(1\)"):
+        to_torch(build(nodes, {"x": [1]}, ["y"], opset=13))
+
+
+def test_subgraphs_are_named_as_unsupported() -> None:
+    inner = helper.make_graph([helper.make_node("Relu", ["x"], ["i"])], "inner", [], [])
+    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)]
+    with pytest.raises(UnsupportedModelError, match=r"If-17 \(1\)"):
+        to_torch(build(nodes, {"x": [1], "c": []}, ["y"]))
+
+
+def test_a_files_own_function_never_passes_for_the_standard_operator() -> None:
+    model = small_net()
+    body = [helper.make_node("Neg", ["a"], ["b"])]
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("", "Relu", ["a"], ["b"], body, opsets))
+    with pytest.raises(UnsupportedModelError, match=r"Relu-17 \(1\)"):
+        to_torch(model)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"alpha": 0.1, "surprise": 1}, "unknown attribute surprise"),
+        ({"alpha": "much"}, "failed"),
+    ],
+)
+def test_nonsense_attributes(attributes: dict[str, object], message: str) -> None:
+    node = helper.make_node("LeakyRelu", ["x"], ["y"], name="leak", **attributes)
+    with pytest.raises(UnsupportedModelError, match=rf"'leak' \(LeakyRelu\).*{message}"):
+        to_torch(build([node], {"x": [1]}, ["y"]))(torch.zeros(1))
+
+
+def test_attribute_without_a_type() -> None:
+    model = small_net()
+    model.graph.node[5].attribute[0].type = onnx.AttributeProto.UNDEFINED
+    with pytest.raises(UnsupportedModelError, match="transB has no type"):
+        to_torch(model)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Conv", [], ["y"], name="bad"),
+        helper.make_node("Conv", ["x", "", "x", "x", "x"], ["y"], name="bad"),
+        helper.make_node("Relu", [""], ["y"], name="bad"),
+        helper.make_node("Relu", ["x"], ["z", "y"], name="bad"),
+        helper.make_node("Concat", ["x", "x"], ["y"], name="bad", axis=9),
+    ],
+)
+def test_nonsense_inputs_and_outputs_name_the_node(node: onnx.NodeProto) -> None:
+    with pytest.raises(UnsupportedModelError, match="node 'bad'"):
+        to_torch(build([node], {"x": ["N", 1, 8, 8]}, ["y"]))(torch.zeros(1, 1, 8, 8))
+
+
+def test_numbers_that_torch_can_not_hold() -> None:
+    model = small_net()
+    model.graph.initializer.append(
+        TensorProto(name="text", data_type=TensorProto.STRING, dims=[1], string_data=[b"cat"])
+    )
+    with pytest.raises(ModelFormatError, match="'text' can't be read"):
+        to_torch(model)
+
+
+def test_bfloat16_weights_are_read() -> None:
+    model = build([helper.make_node("Identity", ["v"], ["y"])], {"x": [1]}, ["y"])
+    model.graph.initializer.append(helper.make_tensor("v", TensorProto.BFLOAT16, [2], [1.5, -2]))
+    (y,) = to_torch(model)(torch.zeros(1))
+    assert y.dtype == torch.bfloat16
+    assert y.tolist() == [1.5, -2]
+
+
+def test_no_gradient_for_weights() -> None:
+    graph = to_torch(small_net())
+    assert list(graph.parameters()) == []
+    assert not any(buffer.requires_grad for buffer in graph.buffers())
+    x = torch.rand(2, 1, 8, 8, requires_grad=True)
+    graph(x)[0].sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+    assert all(buffer.grad is None for buffer in graph.buffers())
+
+
+@pytest.mark.parametrize("make", [small_net, free_batch_transformer])
+def test_gradient_is_the_finite_difference(make: Callable[[], onnx.ModelProto]) -> None:
+    graph = to_torch(make()).double()
+    torch.manual_seed(1)
+    x = torch.rand(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: graph(t)[0], (x,), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies_compute_the_same_and_share_nothing(how: str) -> None:
+    graph = to_torch(small_net())
+    x = torch.rand(2, 1, 8, 8)
+    expected = graph(x)[0]
+    other: TorchGraph = (
+        copy.deepcopy(graph) if how == "deepcopy" else pickle.loads(pickle.dumps(graph))
+    )
+    for buffer in graph.buffers():
+        buffer.zero_()
+    torch.testing.assert_close(other(x)[0], expected, rtol=0, atol=0)
+
+
+def test_graphs_are_freed() -> None:
+    graph = to_torch(small_net())
+    graph(torch.rand(1, 1, 8, 8))
+    trace = weakref.ref(graph)
+    del graph
+    gc.collect()
+    assert trace() is None
+
+
+def test_tensor_types() -> None:
+    types = to_torch(free_batch_transformer()).tensor_types(torch.rand(2, 1, 8, 8))
+    assert types["x"] == ((2, 1, 8, 8), torch.float32)
+    assert any(kind.dtype == torch.int64 for kind in types.values())
+
+
+def test_long_graphs_load_in_linear_time() -> None:
+    count = 20_000
+    nodes = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(count)]
+    model = build(nodes[::-1], {"t0": [1]}, [f"t{count}"])
+    assert to_torch(model)(torch.tensor([3.0]))[0].item() == 3
+
+
+def test_constants_stay_with_their_type() -> None:
+    weights = {"half": np.float16([1, 2]), "whole": np.int64([3, 4])}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Add", ["h", "half"], ["y"]),
+        helper.make_node("Identity", ["whole"], ["z"]),
+    ]
+    y, z = to_torch(build(nodes, {"x": [2]}, ["y", "z"], weights))(torch.zeros(2))
+    assert (y.dtype, z.dtype) == (torch.float16, torch.int64)
+    assert (y.tolist(), z.tolist()) == ([1, 2], [3, 4])
+
+
+def test_building_leaves_the_model_alone() -> None:
+    model = small_net()
+    before = model.SerializeToString(deterministic=True)
+    graph_of(model)
+    assert model.SerializeToString(deterministic=True) == before
