@@ -165,7 +165,7 @@ def _root(
     if version:
         from scanner.describe import tool
 
-        sys.stdout.write(f"bdscan {tool()['version']}\n")
+        output.print_text(f"bdscan {tool()['version']}")
     return ExitCode.NO_BACKDOOR_FOUND
 
 
@@ -204,8 +204,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return output.fail(given, "interrupted", "interrupted", ExitCode.INTERRUPTED)
     except Terminated:
         return output.fail(given, "terminated", "terminated", ExitCode.TERMINATED)
-    except BrokenPipeError:
-        return output.reader_gone()
     except Exception as error:
         if os.environ.get("BDSCAN_DEBUG"):
             traceback.print_exc()

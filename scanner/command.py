@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from scanner import output
 from scanner.classifier import choose_device
@@ -14,7 +13,7 @@ from scanner.config import ScanConfig
 from scanner.errors import UsageError
 from scanner.exit_codes import ExitCode
 from scanner.progress import Silent, Teller
-from scanner.reports.console import print_model, print_summary
+from scanner.reports.console import ReportConsole, print_model, print_summary
 from scanner.results import (
     BACKDOOR_FOUND,
     NO_BACKDOOR_FOUND,
@@ -47,7 +46,7 @@ def run_scan(
     loader = CleanSetLoader(find_clean_images(clean_dir))
     folder = _result_folder(out_dir)
     watcher = Silent() if quiet else Teller(bars)
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = ReportConsole(highlight=False, soft_wrap=not sys.stdout.isatty())
     reports: list[ModelReport] = []
     unsaved = False
     try:
@@ -86,16 +85,13 @@ def exit_code(report: ScanReport) -> ExitCode:
     return ExitCode.INCOMPLETE
 
 
-def _print_one(report: ModelReport, format: str, console: Console) -> None:
+def _print_one(report: ModelReport, format: str, console: ReportConsole) -> None:
     if report.verdict == "error":
         _warn(f"{report.model.path}: {'; '.join(note.message for note in report.reasons)}")
     if format == "text":
         print_model(console, report)
     elif format == "jsonl":
-        import json
-
-        sys.stdout.write(json.dumps(to_json(report), allow_nan=False) + "\n")
-        sys.stdout.flush()
+        output.print_text(json.dumps(to_json(report), allow_nan=False))
 
 
 def _result_folder(out_dir: Path | None) -> Path | None:

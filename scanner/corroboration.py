@@ -20,24 +20,24 @@ import numpy.typing as npt
 import torch
 
 from scanner.classifier import Classifier
-from scanner.config import LRedConfig
+from scanner.config import ScanConfig
 from scanner.detectors.l_red import PatternEstimate, estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
 from scanner.results import Corroboration
 
 MARGIN = 1.25
 
+Images = npt.NDArray[np.float32]
 Halves = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def corroborate(
     classifier: Classifier,
-    images: npt.NDArray[np.float32],
+    images: Images,
     labels: npt.NDArray[np.int64],
     estimates: Sequence[PatternEstimate],
     suspect: int,
-    config: LRedConfig,
-    required_rate: float,
+    config: ScanConfig,
     batch_images: int,
     deadline: float | None = None,
 ) -> tuple[Corroboration, int]:
@@ -56,22 +56,20 @@ def corroborate(
     spent, rates, rivals = 0, [], []
     halves = split_halves(labels)
     for half, held_out in (halves, halves[::-1]):
-        search = GroupMisclassification(
-            classifier, images[half], labels[half], [suspect], batch_images
+        search, check = (
+            GroupMisclassification(classifier, images[i], labels[i], [suspect], batch_images)
+            for i in (half, held_out)
         )
-        found = estimate_patterns(search, config, deadline)[0]
+        found = estimate_patterns(search, config.l_red, deadline)[0]
         spent += search.image_gradients
-        check = GroupMisclassification(
-            classifier, images[held_out], labels[held_out], [suspect], batch_images
-        )
         weights = held_out_weights(found.source_weights, whole.source_weights, check)
-        q = _fractions(check, [found.perturbation * np.float32(MARGIN)])[0]
-        rates.append(float(weights @ q) if found.found else 0.0)
         norm = MARGIN * found.norm
-        rescaled = [e.perturbation * np.float32(norm / e.norm) for e in others]
-        rivals.append(_fractions(check, rescaled) @ weights)
+        own = _carried(check, [(found.perturbation, found.norm)], norm, weights)
+        rates.append(float(own[0]) if found.found else 0.0)
+        rivals.append(_carried(check, [(e.perturbation, e.norm) for e in others], norm, weights))
     held_out_rate = float(np.mean(rates))
     best_other_rate = float(np.mean(rivals, axis=0).max()) if others else 0.0
+    required_rate = config.verdict.min_held_out_rate
     result = Corroboration(
         held_out_rate=held_out_rate,
         best_other_rate=best_other_rate,
@@ -114,11 +112,17 @@ def held_out_weights(
     return restricted
 
 
-def _fractions(
-    check: GroupMisclassification, perturbations: Sequence[npt.NDArray[np.float32]]
+def _carried(
+    check: GroupMisclassification,
+    perturbations: Sequence[tuple[Images, float]],
+    norm: float,
+    weights: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """(n, K) q of the only target class of `check` under each of n perturbations."""
-    rows = [
-        check.fractions([0], torch.from_numpy(p)[None].to(check.device))[0] for p in perturbations
-    ]
-    return np.array(rows).reshape(len(rows), -1)
+    """(n,) class-weighted share of images that each of n (perturbation, its norm) carries to the
+    only target class of `check`, after rescaling to `norm`."""
+    rates = []
+    for perturbation, own_norm in perturbations:
+        scale = norm / own_norm if own_norm > 0 else 0.0
+        v = torch.from_numpy(perturbation * np.float32(scale))[None].to(check.device)
+        rates.append(float(weights @ check.fractions([0], v)[0]))
+    return np.array(rates)

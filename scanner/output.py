@@ -37,8 +37,16 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 def print_json(content: Any) -> None:
     """One document, indented, on standard output."""
-    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    print_text(json.dumps(content, indent=1, allow_nan=False))
+
+
+def print_text(text: str) -> None:
+    """Text and a line end on standard output, at once."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        ignore_stdout()
 
 
 def print_facts(facts: dict[str, Any], format: str) -> None:
@@ -46,8 +54,7 @@ def print_facts(facts: dict[str, Any], format: str) -> None:
     if format == "json":
         print_json(facts)
     else:
-        sys.stdout.write("\n".join(_lines(facts, "")) + "\n")
-        sys.stdout.flush()
+        print_text("\n".join(_lines(facts, "")))
 
 
 def _lines(value: Any, indent: str) -> list[str]:
@@ -64,7 +71,9 @@ def _lines(value: Any, indent: str) -> list[str]:
     return lines
 
 
-def reader_gone() -> ExitCode:
-    """Standard output was closed by its reader (as `head` does): end without a traceback."""
+def ignore_stdout() -> None:
+    """The reader of standard output is gone (as `head` does): drop what is still written to it.
+
+    The scan goes on: result files are written, and the exit code is what it would have been.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.INCOMPLETE

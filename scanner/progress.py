@@ -43,11 +43,19 @@ class Silent:
     def end(self) -> None: ...
 
 
+class _Console(Console):
+    """Standard error that may be closed without ending the scan (rich would exit with 1)."""
+
+    def on_broken_pipe(self) -> None:
+        """Nobody listens: say no more."""
+        self.quiet = True
+
+
 class Teller(Silent):
     """Writes lines to standard error, and draws a bar if that is a terminal."""
 
     def __init__(self, bars: bool) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=True, highlight=False, soft_wrap=True)
         self.bars = bars and sys.stderr.isatty()
         self._bar: Progress | None = None
         self._last_line = 0.0

@@ -49,6 +49,9 @@ from scanner.verdict import decide, evaluate_statistics
 
 DETECTOR = "l_red"
 
+Images = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
 
 def scan(
     model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -205,7 +208,7 @@ class _Scan:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         onnx.graph.to(device)
 
-        def logits_under(preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+        def logits_under(preprocessing: Preprocessing) -> Images:
             return Classifier(onnx, preprocessing, session, device).logits(clean.images)
 
         preprocessing = resolve(
@@ -233,7 +236,7 @@ class _Scan:
 
     def _choose(
         self, classifier: Classifier, clean: CleanSet
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[tuple[int, int, int]]]:
+    ) -> tuple[Labels, Labels, list[tuple[int, int, int]]]:
         """(labels, indices of the images to use, (images, correct, used) for each class).
 
         Only images that the model classifies as labelled are used: the others are carried to
@@ -254,8 +257,8 @@ class _Scan:
         self,
         report: ModelReport,
         classifier: Classifier,
-        images: npt.NDArray[np.float32],
-        labels: npt.NDArray[np.int64],
+        images: Images,
+        labels: Labels,
         targets: tuple[int, ...],
     ) -> ModelReport:
         """Run L-RED, corroborate its suspect, and decide."""
@@ -267,21 +270,22 @@ class _Scan:
         estimates = estimate_patterns(objective, config.l_red, deadline, self.watcher.searching)
         classes = tuple(class_result(classifier, images, labels, e) for e in estimates)
         statistics = evaluate_statistics(classes, config.verdict)
-        corroboration, spent = None, 0
-        finished = not any(c.stop_reason == "time_limit" for c in classes)
-        if finished and statistics is not None and statistics.significant and statistics.large:
+        corroboration, spent, doubts = None, 0, list(report.reasons)
+        if statistics is not None and statistics.significant and statistics.large:
             corroboration, spent = corroborate(
                 classifier,
                 images,
                 labels,
                 estimates,
                 statistics.suspect,
-                config.l_red,
-                config.verdict.min_held_out_rate,
+                config,
                 plan.batch_images,
                 deadline,
             )
-        verdict, accused, reasons = decide(classes, statistics, corroboration, report.reasons)
+            if not corroboration.corroborated and _passed(deadline):
+                message = "time ran out before the suspect class was corroborated"
+                doubts.append(Note("time_limit", message))
+        verdict, accused, reasons = decide(classes, statistics, corroboration, doubts)
         seconds = round(time.monotonic() - begun, 3)
         detector = DetectorResult(
             name=DETECTOR,
@@ -301,6 +305,10 @@ class _Scan:
             timings={"search_seconds": seconds},
             arrays={DETECTOR: {e.target_class: _arrays(e) for e in estimates}},
         )
+
+
+def _passed(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline
 
 
 def _arrays(estimate: PatternEstimate) -> Arrays:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scanner.exit_codes import ExitCode
+from scanner.output import ignore_stdout
 from scanner.results import (
     BACKDOOR_FOUND,
     NO_BACKDOOR_FOUND,
@@ -19,6 +20,17 @@ from scanner.results import (
 SHOWN_CLASSES = 20  # with more target classes, only those of smallest norm are listed
 SHOWN_SOURCES = 5
 _STYLES = {BACKDOOR_FOUND: "bold red", NO_BACKDOOR_FOUND: "bold green"}
+
+
+class ReportConsole(Console):
+    """A rich console on standard output that survives its reader.
+
+    Rich itself would exit with 1 when the reader goes, and 1 means "backdoor found".
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Drop the rest of the output and go on."""
+        ignore_stdout()
 
 
 def print_model(console: Console, report: ModelReport) -> None:

@@ -113,10 +113,10 @@ def test_all_unsupported_operators_at_once() -> None:
 
 
 def test_operator_newer_than_the_models_operator_set() -> None:
-    nodes = [helper.make_node("HardSwish", ["x"], ["y"])]
-    to_torch(build(nodes, {"x": [1]}, ["y"], opset=14))
-    with pytest.raises(UnsupportedModelError, match=r"HardSwish-13 \(1\)"):
-        to_torch(build(nodes, {"x": [1]}, ["y"], opset=13))
+    nodes = [helper.make_node("LayerNormalization", ["x", "x"], ["y"])]
+    to_torch(build(nodes, {"x": [1]}, ["y"], opset=17))
+    with pytest.raises(UnsupportedModelError, match=r"LayerNormalization-16 \(1\)"):
+        to_torch(build(nodes, {"x": [1]}, ["y"], opset=16))
 
 
 def test_subgraphs_are_named_as_unsupported() -> None:
