@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 import torch
-from onnx import NodeProto, helper, numpy_helper
 
 from converters.convert import graph_of
 from converters.errors import UnsupportedModelError
-from converters.folding import unused_name
+from converters.fixed_shapes import free_fixed_shapes
 from converters.image_input import ImageInput
 from converters.rewrite import set_input_shape
 from converters.torch_graph import TorchGraph
@@ -50,106 +47,6 @@ def free_batch(
             return graph, None, [f"batch size {fixed} freed in {changed} nodes"]
     model.CopyFrom(untouched)
     return graph_of(model), fixed, [f"batch size {fixed} could not be freed"]
-
-
-def free_fixed_shapes(model: onnx.ModelProto, reference: TorchGraph, images: torch.Tensor) -> int:
-    """Let every Reshape and Concat that has a fixed batch size baked in take any batch size.
-
-    A graph traced for a batch of b holds Reshape nodes to constant shapes such as [b, 400]: the
-    first entry becomes -1 and the others what they were at that batch size. It also joins constants
-    of shape [b, ...], such as a class token, to what it computes: they are repeated as needed.
-
-    Precondition: batch is the outermost axis there. The caller must prove the result against runs
-    at the fixed batch size; where the precondition fails, they differ.
-
-    Args:
-        model: changed in place.
-        reference: the model in torch.
-        images: a batch of the fixed size.
-
-    Returns:
-        How many nodes were changed.
-    """
-    with torch.no_grad():
-        shapes = {name: kind.shape for name, kind in reference.tensor_types(images).items()}
-    constants = reference.constant_names
-    taken = {n for node in model.graph.node for n in (*node.input, *node.output)} | constants
-    nodes: list[NodeProto] = []
-    changed = 0
-    for node in model.graph.node:
-        computed = [name for name in node.input if name not in constants]
-        target = shapes.get(node.output[0]) if node.output else None
-        if target and computed and node.op_type == "Reshape" and set(node.input[1:]) <= constants:
-            changed += _free_reshape(model, node, target, taken)
-        elif target and computed and node.op_type == "Concat":
-            extra = _free_concat(model, node, computed[0], reference, len(images), taken)
-            nodes += extra
-            changed += bool(extra)
-        nodes.append(node)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    return changed
-
-
-def _free_reshape(
-    model: onnx.ModelProto, node: NodeProto, target: tuple[int, ...], taken: set[str]
-) -> int:
-    if len(node.input) != 2:
-        return 0
-    shape = np.array([-1, *target[1:]], dtype=np.int64)
-    node.input[1] = _add_constant(model, f"{node.output[0]}/any_batch_shape", shape, taken)
-    return 1
-
-
-def _free_concat(
-    model: onnx.ModelProto,
-    node: NodeProto,
-    computed: str,
-    reference: TorchGraph,
-    fixed: int,
-    taken: set[str],
-) -> list[NodeProto]:
-    """Nodes that repeat the constants among a Concat's inputs for the batch of `computed`."""
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-    extra: list[NodeProto] = []
-    for position, name in enumerate(node.input):
-        if name not in reference.constant_names:
-            continue
-        value = reference.constant(name)
-        if value.ndim < 2 or axis in (0, -value.ndim) or len(value) != fixed:
-            continue
-        if not torch.equal(value, value[:1].expand_as(value)):
-            continue
-        stem = f"{node.output[0]}/any_batch_{position}"
-        one = _add_constant(model, f"{stem}_value", value[:1].cpu().numpy(), taken)
-        ones = _add_constant(model, f"{stem}_ones", np.ones(value.ndim - 1, dtype=np.int64), taken)
-        first = _add_constant(model, f"{stem}_first", np.zeros(1, dtype=np.int64), taken)
-        shape, size, full, repeated = (
-            _new_name(f"{stem}_{part}", taken) for part in ("shape", "size", "full", "repeated")
-        )
-        extra += [
-            helper.make_node("Shape", [computed], [shape]),
-            helper.make_node("Gather", [shape, first], [size], axis=0),
-            helper.make_node("Concat", [size, ones], [full], axis=0),
-            helper.make_node("Expand", [one, full], [repeated]),
-        ]
-        node.input[position] = repeated
-    return extra
-
-
-def _add_constant(
-    model: onnx.ModelProto, stem: str, value: np.ndarray[Any, np.dtype[Any]], taken: set[str]
-) -> str:
-    name = _new_name(stem, taken)
-    model.graph.initializer.append(numpy_helper.from_array(value, name))
-    return name
-
-
-def _new_name(stem: str, taken: set[str]) -> str:
-    name = unused_name(stem, taken)
-    taken.add(name)
-    return name
 
 
 def run_in_batches(

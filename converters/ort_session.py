@@ -37,6 +37,8 @@ def open_session(
     """
     providers: list[Any] = [CPU]
     if device.startswith("cuda"):
+        if CUDA not in onnxruntime.get_available_providers():
+            raise DeviceError(f"ONNX Runtime can't use {device}: the package is for CPU only")
         index = int(device.partition(":")[2] or 0)
         providers = [(CUDA, {"device_id": index, "use_tf32": 0}), CPU]
     options = onnxruntime.SessionOptions()

@@ -128,11 +128,14 @@ def scan(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    clean_dir: Annotated[
+        Path | None, typer.Option(help="Clean images to find the preprocessing with.")
+    ] = None,
     format: Format = "text",
     image_size: ImageSize = None,
     output_name: OutputName = None,
 ) -> int:
-    """Show a model's inputs, outputs, operators, unsupported ones and stated preprocessing."""
+    """Show a model's inputs, outputs, operators, unsupported ones and preprocessing."""
     _one_of("--format", format, ("text", "json"))
     if not model.exists():
         raise UsageError(f"model {model} does not exist")
@@ -140,7 +143,8 @@ def inspect(
     from scanner.inspection import inspect_model
 
     try:
-        facts = inspect_model(model, output_name, parse_image_size(image_size))
+        config = ScanConfig(output=output_name, image_size=parse_image_size(image_size))
+        facts = inspect_model(model, config, clean_dir)
     except ConverterError as error:
         raise BdscanError(f"{model}: {error}") from error
     output.print_facts(facts, format)

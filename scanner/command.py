@@ -55,14 +55,10 @@ def run_scan(
                 report = scan_model(path, loader, config, watcher)
             finally:
                 watcher.end()
-            if folder is not None:
-                try:
-                    report = save(report, folder)
-                except OSError as error:
-                    unsaved = True
-                    _warn(f"{path}: results could not be written to {folder}: {error.strerror}")
-            reports.append(report)
-            _print_one(report, format, console)
+            saved = _save(report, folder)
+            unsaved |= saved is None
+            reports.append(saved or report)
+            _print_one(reports[-1], format, console)
     finally:
         if format == "json":  # an interrupt, too, leaves a document with what was done
             output.print_json(to_json(ScanReport(tuple(reports))))
@@ -73,6 +69,17 @@ def run_scan(
     if format == "text":
         print_summary(console, whole, code)
     return code
+
+
+def _save(report: ModelReport, folder: Path | None) -> ModelReport | None:
+    """The report with its files written (or none wanted); None if they could not be written."""
+    if folder is None:
+        return report
+    try:
+        return save(report, folder)
+    except OSError as error:
+        _warn(f"{report.model.path}: results could not be written to {folder}: {error.strerror}")
+        return None
 
 
 def exit_code(report: ScanReport) -> ExitCode:

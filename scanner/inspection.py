@@ -6,8 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from converters import (
     ConverterError,
+    ModelFile,
+    OnnxClassifier,
     UnsupportedModelError,
     check_parity,
     prepare_classifier,
@@ -15,15 +19,22 @@ from converters import (
 )
 from converters.instructions import operator_label
 from scanner import describe
-from scanner.config import PreprocessingOptions
-from scanner.preprocessing_sources import class_names, stated_values
-from scanner.results import ModelReport, Note, to_json
+from scanner.clean_set import CleanSetLoader, find_clean_images
+from scanner.config import ScanConfig
+from scanner.errors import BdscanError
+from scanner.open_model import load_clean_set, open_classifier
+from scanner.preprocessing_sources import FIELDS, class_names, stated_values
+from scanner.results import plain
+
+UNKNOWN = "not stated; --clean-dir finds it"
 
 
-def inspect_model(
-    path: Path, output: str | None = None, image_size: tuple[int, int] | None = None
-) -> dict[str, Any]:
-    """Inputs, outputs, operators, what is not supported, and the preprocessing that is stated.
+def inspect_model(path: Path, config: ScanConfig, clean_dir: Path | None = None) -> dict[str, Any]:
+    """Inputs, outputs, operators, what is not supported, and the preprocessing.
+
+    Args:
+        clean_dir: clean images to find the preprocessing with; without them only stated values
+            are shown.
 
     Returns:
         Plain data. `problem` is None if the model can be scanned, else the reason; facts that
@@ -31,39 +42,61 @@ def inspect_model(
 
     Raises:
         ConverterError, FileNotFoundError: the file is not a readable ONNX model.
+        UsageError: the clean set does not exist or holds no images.
     """
-    import numpy as np
-
     file = read_model(path)
-    proto = file.proto
-    versions = {o.domain: o.version for o in proto.opset_import}
-    operators = Counter(
-        operator_label(n.domain, n.op_type, versions.get(n.domain)) for n in proto.graph.node
-    )
-    info = describe.model(file, str(path))
-    problem, parity = None, None
-    unsupported: tuple[str, ...] = ()
+    loader = CleanSetLoader(find_clean_images(clean_dir)) if clean_dir else None
+    facts: dict[str, Any] = {
+        "model": plain(describe.model(file, str(path))),
+        **_operators(file),
+        "unsupported_operators": [],
+        "preprocessing": _stated(file, config),
+        "class_names": list(class_names(file.proto)),
+        "accuracy": None,
+        "parity": None,
+        "problem": None,
+    }
     try:
-        onnx = prepare_classifier(file, output, image_size)
-        info = describe.classifier(onnx, str(path))
+        size = config.image_size or (loader.common_size() if loader else None)
+        onnx = prepare_classifier(file, config.output, size)
+        facts["model"] = plain(describe.classifier(onnx, str(path)))
+        facts |= _run(onnx, loader, config)
+    except (ConverterError, BdscanError) as error:
+        facts["problem"] = {"code": error.reason, "message": str(error)}
+        if isinstance(error, UnsupportedModelError):
+            facts["unsupported_operators"] = list(error.operators)
+    return facts
+
+
+def _operators(file: ModelFile) -> dict[str, Any]:
+    versions = {o.domain: o.version for o in file.proto.opset_import}
+    counts = Counter(
+        operator_label(n.domain, n.op_type, versions.get(n.domain)) for n in file.proto.graph.node
+    )
+    opsets = {domain or "ai.onnx": version for domain, version in versions.items()}
+    return {"opsets": opsets, "operators": dict(counts.most_common())}
+
+
+def _stated(file: ModelFile, config: ScanConfig) -> dict[str, Any]:
+    stated = stated_values(file.proto, file.path, config.preprocessing)
+    return {
+        key: {"value": value, "origin": origin}
+        for key, (value, origin) in {**dict.fromkeys(FIELDS, (None, UNKNOWN)), **stated}.items()
+    }
+
+
+def _run(onnx: OnnxClassifier, loader: CleanSetLoader | None, config: ScanConfig) -> dict[str, Any]:
+    """Parity on random or clean images; with clean images, preprocessing and accuracy too."""
+    if loader is None:
         shape = (4, *onnx.image_input.shape)
         random = np.random.default_rng(0).random(shape, dtype=np.float32)
-        parity = check_parity(onnx, random.astype(onnx.image_input.dtype)).max_difference
-    except ConverterError as error:
-        problem = {"code": error.reason, "message": str(error)}
-        if isinstance(error, UnsupportedModelError):
-            unsupported = error.operators
-    stated = stated_values(proto, path, PreprocessingOptions())
-    report = ModelReport(info, "skipped", reasons=(Note("inspected", "not scanned"),))
+        parity = check_parity(onnx, random.astype(onnx.image_input.dtype))
+        return {"parity": plain(describe.parity(parity))}
+    clean = load_clean_set(onnx, loader, config)
+    classifier, _ = open_classifier(onnx, clean, config)
+    parity = check_parity(onnx, classifier.inputs(clean.images), classifier.session)
     return {
-        "model": to_json(report)["model"],
-        "opsets": {domain or "ai.onnx": version for domain, version in versions.items()},
-        "operators": dict(operators.most_common()),
-        "unsupported_operators": list(unsupported),
-        "preprocessing": {
-            key: {"value": value, "origin": origin} for key, (value, origin) in stated.items()
-        },
-        "class_names": list(class_names(proto)),
-        "parity_on_random_images": parity,
-        "problem": problem,
+        "preprocessing": plain(describe.preprocessing(onnx, classifier.preprocessing)),
+        "accuracy": classifier.preprocessing.accuracy,
+        "parity": plain(describe.parity(parity)),
     }

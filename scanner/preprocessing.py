@@ -23,6 +23,7 @@ from scanner.config import PreprocessingOptions
 from scanner.errors import UsageError
 from scanner.preprocessing_sources import FIELDS, normalises_itself, stated_values
 
+UNVERIFIED = "default, unverified"
 NEAR_TIE = 0.02  # accuracies this close tell nothing: the more usual preprocessing is taken ...
 CLOSE_LIKELIHOOD = 0.25  # ... if its mean log-likelihood, in nats, is this close to the best one
 
@@ -120,7 +121,7 @@ def resolve(
 
 
 def _default_origin(origin: str) -> str:
-    return "default, unverified" if origin.startswith("search") else origin
+    return UNVERIFIED if origin.startswith("search") else origin
 
 
 def _candidates(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from converters import OnnxClassifier
 from scanner.clean_set import CleanSet
-from scanner.preprocessing import Preprocessing
+from scanner.preprocessing import UNVERIFIED, Preprocessing
 from scanner.results import Note
 from scanner.statistics import MIN_CLASSES
 from scanner.verdict import LOW_EVIDENCE_IMAGES, MIN_IMAGES
@@ -27,23 +27,22 @@ def fewest_images(used: npt.NDArray[np.int64], targets: tuple[int, ...]) -> int:
     return min(int(used.sum()) - int(used[target]) for target in targets)
 
 
-def check(
+def forbidding_flags(
     onnx: OnnxClassifier,
     clean: CleanSet,
     preprocessing: Preprocessing,
     used: npt.NDArray[np.int64],
     targets: tuple[int, ...],
-) -> tuple[list[Note], list[Note]]:
-    """(flags that forbid a verdict, flags that go with one).
+) -> list[Note]:
+    """What forbids a verdict.
 
     Args:
         used: (K,) usable images of each class.
     """
-    fatal, soft = [], []
-    classes = onnx.class_count
-    accuracy = preprocessing.accuracy
+    flags = []
+    classes, accuracy = onnx.class_count, preprocessing.accuracy
     if accuracy is not None and chance_level(accuracy, len(clean.labels), classes):
-        fatal.append(
+        flags.append(
             Note(
                 "accuracy_near_chance",
                 f"accuracy {accuracy:.1%} on the clean set is near chance ({1 / classes:.1%}): "
@@ -52,27 +51,38 @@ def check(
         )
     if min(classes, len(targets)) < MIN_CLASSES:
         what = f"the model has {classes} classes, {len(targets)} are tested"
-        fatal.append(Note("few_classes", f"{what}; below {MIN_CLASSES} no outlier can be told"))
+        flags.append(Note("few_classes", f"{what}; below {MIN_CLASSES} no outlier can be told"))
     images = fewest_images(used, targets)
     if images < MIN_IMAGES:
         what = f"{images} usable clean images outside the target class, {MIN_IMAGES} are needed"
-        fatal.append(Note("few_images", what))
-    elif images < LOW_EVIDENCE_IMAGES:
-        soft.append(Note("low_evidence", f"only {images} clean images outside the target class"))
+        flags.append(Note("few_images", what))
     if onnx.outputs_are_probabilities:
         what = "the model's output is a distribution and no logits were found in the graph"
-        fatal.append(Note("probabilities_instead_of_logits", what))
-    if any(origin == "default, unverified" for origin in preprocessing.origins.values()):
+        flags.append(Note("probabilities_instead_of_logits", what))
+    if UNVERIFIED in preprocessing.origins.values():
         what = "no labels to verify the preprocessing with; give class folders or --preprocess"
-        fatal.append(Note("preprocessing_unverified", what))
+        flags.append(Note("preprocessing_unverified", what))
+    return flags
+
+
+def accompanying_flags(
+    clean: CleanSet, used: npt.NDArray[np.int64], targets: tuple[int, ...]
+) -> list[Note]:
+    """What a verdict must be read with. Arguments as in `forbidding_flags`."""
+    flags = []
+    images = fewest_images(used, targets)
+    if MIN_IMAGES <= images < LOW_EVIDENCE_IMAGES:
+        flags.append(Note("low_evidence", f"only {images} clean images outside the target class"))
     if clean.corrupt:
-        soft.append(Note("corrupt_images", f"not readable: {', '.join(clean.corrupt[:5])}"))
+        more = f" and {len(clean.corrupt) - 5} more" if len(clean.corrupt) > 5 else ""
+        names = ", ".join(clean.corrupt[:5])
+        flags.append(Note("corrupt_images", f"clean images not readable: {names}{more}"))
     if clean.resized:
-        soft.append(Note("resized_images", f"{clean.resized} images had another size"))
+        flags.append(Note("resized_images", f"{clean.resized} clean images had another size"))
     if not clean.labelled:
-        soft.append(Note("flat_clean_set", clean.label_rule))
+        flags.append(Note("flat_clean_set", clean.label_rule))
     imageless = int((used == 0).sum())
     if imageless:
-        what = f"{imageless} of {classes} classes have no usable image: tested as target only"
-        soft.append(Note("classes_without_images", what))
-    return fatal, soft
+        what = f"{imageless} of {len(used)} classes have no usable image: tested as target only"
+        flags.append(Note("classes_without_images", what))
+    return flags

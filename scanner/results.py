@@ -285,18 +285,19 @@ def to_json(report: ModelReport | ScanReport) -> dict[str, Any]:
             "models": [to_json(model) for model in report.models],
             "summary": report.summary,
         }
-    content: dict[str, Any] = _plain(dataclasses.replace(report, arrays={}))
+    content: dict[str, Any] = plain(dataclasses.replace(report, arrays={}))
     del content["arrays"]
     return content
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as dictionaries and lists; not finite as None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (np.floating, float)):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, np.integer):

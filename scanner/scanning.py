@@ -11,29 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from converters import (
     ConverterError,
-    ModelFile,
-    OnnxClassifier,
     check_parity,
     prepare_classifier,
     read_model,
 )
 from scanner import describe
-from scanner.classifier import Classifier, choose_device, open_sessions
+from scanner.classifier import Classifier, choose_device
 from scanner.clean_set import CleanSet, CleanSetLoader, find_clean_images
 from scanner.config import ScanConfig
 from scanner.corroboration import corroborate
 from scanner.detectors.l_red import PatternEstimate, estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
 from scanner.errors import BdscanError, NothingToScanError, UsageError
+from scanner.open_model import load_clean_set, open_classifier
 from scanner.plan import plan_scan
-from scanner.preprocessing import Preprocessing, resolve
-from scanner.preprocessing_sources import class_names
 from scanner.progress import Silent, Watcher
-from scanner.reliability import check
+from scanner.reliability import accompanying_flags, forbidding_flags
 from scanner.remeasure import class_result
 from scanner.results import (
     ERROR,
@@ -162,19 +158,19 @@ class _Scan:
         size = config.image_size or self.loader.common_size()
         onnx = prepare_classifier(file, config.output, size)
         info = describe.classifier(onnx, str(self.path))
-        clean = self._load(onnx, file)
-        classifier, device = self._open(onnx, file, clean)
+        clean = load_clean_set(onnx, self.loader, config)
+        classifier, device = open_classifier(onnx, clean, config)
         parity = check_parity(onnx, classifier.inputs(clean.images), classifier.session)
         targets = self._targets(onnx.class_count)
         labels, chosen, counts = self._choose(classifier, clean)
         used = np.bincount(labels[chosen], minlength=onnx.class_count)
-        fatal, soft = check(onnx, clean, classifier.preprocessing, used, targets)
+        fatal = forbidding_flags(onnx, clean, classifier.preprocessing, used, targets)
         report = replace(
             report,
             model=info,
             verdict=INCONCLUSIVE,
             reasons=tuple(fatal),
-            flags=(*fatal, *soft),
+            flags=(*fatal, *accompanying_flags(clean, used, targets)),
             clean_set=describe.clean_set(
                 clean, str(self.loader.folder.path), classifier.preprocessing.accuracy, counts
             ),
@@ -186,46 +182,6 @@ class _Scan:
         if any(note.code != "few_classes" for note in fatal):
             return report
         return self._search(report, classifier, clean.images[chosen], labels[chosen], targets)
-
-    def _load(self, onnx: OnnxClassifier, file: ModelFile) -> CleanSet:
-        wanted = onnx.image_input
-        return self.loader.load(
-            wanted.channels,
-            wanted.height,
-            wanted.width,
-            onnx.class_count,
-            self.config.labels,
-            class_names(file.proto),
-        )
-
-    def _open(
-        self, onnx: OnnxClassifier, file: ModelFile, clean: CleanSet
-    ) -> tuple[Classifier, dict[str, str]]:
-        """The classifier under its resolved preprocessing, and where its engines run."""
-        wanted, why = choose_device(self.config.device)
-        session, runtime = open_sessions(onnx, wanted, strict=self.config.device != "auto")
-        device = torch.device(wanted)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        onnx.graph.to(device)
-
-        def logits_under(preprocessing: Preprocessing) -> Images:
-            return Classifier(onnx, preprocessing, session, device).logits(clean.images)
-
-        preprocessing = resolve(
-            file.proto,
-            self.path,
-            onnx.image_input.channels,
-            self.config.preprocessing,
-            clean.labels,
-            logits_under,
-        )
-        where = {
-            "requested": self.config.device,
-            "torch": wanted,
-            "onnxruntime": runtime,
-            "why": why,
-        }
-        return Classifier(onnx, preprocessing, session, device), where
 
     def _targets(self, class_count: int) -> tuple[int, ...]:
         targets = self.config.target_classes or tuple(range(class_count))

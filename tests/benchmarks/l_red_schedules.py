@@ -13,64 +13,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from converters import open_session, prepare_classifier, read_model
-from scanner.classifier import Classifier
-from scanner.clean_set import CleanSetLoader, find_clean_images
-from scanner.config import LRedConfig, PreprocessingOptions
+from scanner.config import LRedConfig
 from scanner.detectors.l_red import PatternEstimate, estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
-from scanner.preprocessing import resolve
-from scanner.preprocessing_sources import class_names
 from tests.benchmarks.record import write
+from tests.benchmarks.shipped import Loaded, load
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = {  # model: (clean set, ranks by norm that are compared)
     "mnist_lenet5_attacked": ("mnist", (0, 1, 5)),
     "cifar10_cnn_attacked": ("cifar10", (0, 1)),
 }
-IMAGES_PER_CLASS = 8
 
 
-def load(name: str, clean: str) -> tuple[Classifier, Any, Any]:
-    """(classifier, images, labels): the images that a scan with default settings uses."""
-    onnx = prepare_classifier(read_model(FIXTURES / "models" / f"{name}.onnx"))
-    wanted = onnx.image_input
-    images = CleanSetLoader(find_clean_images(FIXTURES / "clean" / clean)).load(
-        wanted.channels,
-        wanted.height,
-        wanted.width,
-        onnx.class_count,
-        class_names=class_names(onnx.original),
-    )
-    session, device = open_session(onnx.model), torch.device("cpu")
-    preprocessing = resolve(
-        onnx.original,
-        None,
-        wanted.channels,
-        PreprocessingOptions(),
-        images.labels,
-        lambda p: Classifier(onnx, p, session, device).logits(images.images),
-    )
-    classifier = Classifier(onnx, preprocessing, session, device)
-    correct = classifier.predictions(images.images) == images.labels
-    chosen = np.concatenate(
-        [
-            np.flatnonzero(correct & (images.labels == k))[:IMAGES_PER_CLASS]
-            for k in range(onnx.class_count)
-        ]
-    )
-    return classifier, images.images[chosen], images.labels[chosen]
-
-
-def run(
-    loaded: tuple[Classifier, Any, Any], targets: list[int], schedule: str
-) -> tuple[list[PatternEstimate], float]:
+def run(loaded: Loaded, targets: list[int], schedule: str) -> tuple[list[PatternEstimate], float]:
     """(estimates, seconds) of one schedule."""
-    classifier, images, labels = loaded
-    objective = GroupMisclassification(classifier, images, labels, targets, 2048)
+    objective = GroupMisclassification(*loaded, targets, 2048)
     begun = time.perf_counter()
     estimates = estimate_patterns(objective, LRedConfig(schedule=schedule))
     return estimates, time.perf_counter() - begun
@@ -79,7 +38,7 @@ def run(
 def compare(name: str, clean: str, ranks: tuple[int, ...]) -> dict[str, Any]:
     """Norms and gradient evaluations of both schedules on some classes of one model."""
     loaded = load(name, clean)
-    every, _ = run(loaded, list(range(loaded[0].class_count)), "fast")
+    every, _ = run(loaded, list(range(loaded.classifier.class_count)), "fast")
     ranked = sorted(every, key=lambda e: e.norm)
     targets = [ranked[rank].target_class for rank in ranks]
     fast, fast_seconds = run(loaded, targets, "fast")

@@ -76,6 +76,23 @@ def small_net(
     return build([*small_nodes(), *tail], {"x": shape}, [output], weights)
 
 
+class TinyTransformer(torch.nn.Module):
+    """Patches, one attention block and a class token: Shape, Gather, Slice, Expand and so on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = torch.nn.Conv2d(1, 8, 4, 4)
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 8))
+        self.block = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = torch.nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], 1)
+        return self.head(self.block(tokens)[:, 0])
+
+
 def exported(module: torch.nn.Module, example: torch.Tensor, **options: Any) -> onnx.ModelProto:
     """What torch's exporter makes of a module, traced on an example batch."""
     buffer = io.BytesIO()

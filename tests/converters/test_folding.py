@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from converters import TorchGraph, to_torch
-from tests.converters.onnx_models import build, images, run_ort, small_net, small_nodes, small_weights
+from tests.converters.onnx_models import (
+    build,
+    images,
+    run_ort,
+    small_net,
+    small_nodes,
+    small_weights,
+)
 
 
 def operators(graph: TorchGraph) -> Counter[str]:
@@ -20,7 +27,10 @@ def operators(graph: TorchGraph) -> Counter[str]:
 
 
 def conv_norm(
-    transposed: bool = False, opset: int = 17, extra: list[NodeProto] | None = None, **attributes: float
+    transposed: bool = False,
+    opset: int = 17,
+    extra: list[NodeProto] | None = None,
+    **attributes: float,
 ) -> onnx.ModelProto:
     nodes = small_nodes()[:2]
     if transposed:

@@ -302,7 +302,7 @@ def test_external_folder_and_pipe_are_refused(tmp_path: Path) -> None:
 def test_external_ranges_are_checked(tmp_path: Path, where: dict[str, int]) -> None:
     path = external(tmp_path, "weights.bin", **where)
     path.with_name("weights.bin").write_bytes(BIAS.tobytes())
-    with pytest.raises(ModelFormatError, match="external|points to"):
+    with pytest.raises(ModelFormatError, match=r"external|points to"):
         read_model(path)
 
 

@@ -1,0 +1,267 @@
+"""From evidence to a verdict: every branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scanner.config import VerdictConfig
+from scanner.reliability import chance_level, fewest_images
+from scanner.results import (
+    BACKDOOR_FOUND,
+    INCONCLUSIVE,
+    NO_BACKDOOR_FOUND,
+    ClassResult,
+    Corroboration,
+    Note,
+    Statistics,
+)
+from scanner.verdict import decide, evaluate_statistics
+
+CLEAN = (3.0, 3.3, 3.6, 3.9, 4.2, 4.4, 4.6, 5.0, 5.4, 6.0)
+ATTACKED = (0.3, *CLEAN[1:])
+YES = Corroboration(held_out_rate=0.9, best_other_rate=0.1, required_rate=0.5, corroborated=True)
+NO = Corroboration(held_out_rate=0.3, best_other_rate=0.1, required_rate=0.5, corroborated=False)
+
+
+def result(
+    target: int,
+    norm: float,
+    status: str = "found",
+    stop_reason: str = "misclassification_fraction_reached",
+    runtime_difference: int | None = 0,
+) -> ClassResult:
+    return ClassResult(
+        target_class=target,
+        status=status,
+        stop_reason=stop_reason,
+        norm=norm,
+        statistic=1 / norm if norm else None,
+        misclassification=0.95,
+        runtime_difference=runtime_difference,
+        source_weights=(),
+        source_fractions=(),
+        gradient_evaluations=60,
+        images=72,
+        clipped_share=0.0,
+    )
+
+
+def results(norms: Sequence[float]) -> list[ClassResult]:
+    return [result(target, norm) for target, norm in enumerate(norms)]
+
+
+def censor(classes: list[ClassResult], target: int, norm: float) -> None:
+    classes[target] = result(target, norm, "censored", "norm_exceeds_image_range", None)
+
+
+def verdict_of(
+    classes: list[ClassResult],
+    corroboration: Corroboration | None = None,
+    config: VerdictConfig | None = None,
+    unreliable: Sequence[Note] = (),
+) -> tuple[str, tuple[int, ...], list[str]]:
+    statistics = evaluate_statistics(classes, config or VerdictConfig())
+    verdict, accused, reasons = decide(classes, statistics, corroboration, unreliable)
+    return verdict, accused, [note.code for note in reasons]
+
+
+def statistics(significant: bool, large: bool) -> Statistics:
+    whole = evaluate_statistics(results(ATTACKED), VerdictConfig())
+    assert whole is not None
+    return replace(whole, significant=significant, large=large)
+
+
+def test_no_outlier_is_no_backdoor_found() -> None:
+    verdict, accused, reasons = verdict_of(results(CLEAN))
+    assert (verdict, accused) == (NO_BACKDOOR_FOUND, ())
+    assert reasons == ["smallest_norm"]
+
+
+def test_both_keys_and_corroboration_are_a_backdoor_in_the_class_of_smallest_norm() -> None:
+    verdict, accused, reasons = verdict_of(results(ATTACKED), YES)
+    assert (verdict, accused) == (BACKDOOR_FOUND, (0,))
+    assert reasons == ["smallest_norm_is_outlier", "corroborated"]
+
+
+@pytest.mark.parametrize("corroboration", [NO, None])
+def test_both_keys_without_corroboration_are_inconclusive(
+    corroboration: Corroboration | None,
+) -> None:
+    verdict, accused, reasons = verdict_of(results(ATTACKED), corroboration)
+    assert (verdict, accused) == (INCONCLUSIVE, ())
+    assert reasons == ["smallest_norm_is_outlier", "not_corroborated"]
+
+
+@pytest.mark.parametrize(
+    ("significant", "large", "code"),
+    [(True, False, "effect_too_small"), (False, True, "not_significant")],
+)
+def test_one_key_alone_is_inconclusive(significant: bool, large: bool, code: str) -> None:
+    verdict, accused, reasons = decide(results(ATTACKED), statistics(significant, large), YES)
+    assert (verdict, accused) == (INCONCLUSIVE, ())
+    assert reasons[-1].code == code
+
+
+def test_a_significant_small_effect_turns_one_key() -> None:
+    norms = (3.0, *[4.4 + 0.01 * k for k in range(9)])
+    stats = evaluate_statistics(results(norms), VerdictConfig())
+    assert stats is not None
+    assert (stats.significant, stats.large) == (True, False)
+
+
+def test_a_large_insignificant_effect_turns_the_other() -> None:
+    norms = (1.0, 1.9, 3.0, 9.0, 20.0, 50.0)
+    stats = evaluate_statistics(results(norms), VerdictConfig())
+    assert stats is not None
+    assert (stats.significant, stats.large) == (False, True)
+
+
+def test_both_ratios_are_needed_for_a_large_effect() -> None:
+    norms = (0.3, 0.31, *CLEAN[2:])
+    stats = evaluate_statistics(results(norms), VerdictConfig())
+    assert stats is not None
+    assert stats.ratio_to_median > 2
+    assert stats.ratio_to_second == pytest.approx(0.31 / 0.3)
+    assert not stats.large
+
+
+def test_statistics_name_suspect_ratios_thresholds_and_counts() -> None:
+    classes = results(ATTACKED)
+    censor(classes, 9, 7.0)
+    stats = evaluate_statistics(classes, VerdictConfig(0.01, None, 1.7))
+    assert stats is not None
+    assert stats.suspect == 0
+    assert stats.ratio_to_second == pytest.approx(3.3 / 0.3)
+    assert stats.ratio_to_median == pytest.approx((1 / 0.3) / np.median(1 / np.array([*ATTACKED[:9], 7.0])))
+    assert (stats.significance, stats.required_ratio_to_second) == (0.01, 1.7)
+    assert (stats.classes_tested, stats.classes_censored) == (10, 1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "required"), [(5, 2.0), (20, 2.0), (21, 2.5), (43, 2.5), (44, 3.0), (1000, 3.0)]
+)
+def test_the_required_ratio_to_median_grows_with_the_classes(
+    classes: int, required: float
+) -> None:
+    assert VerdictConfig().required_ratio_to_median(classes) == required
+    assert VerdictConfig(ratio_to_median=1.2).required_ratio_to_median(classes) == 1.2
+
+
+def test_the_significance_is_an_option() -> None:
+    stats = evaluate_statistics(results(ATTACKED), VerdictConfig(significance=1e-9))
+    assert stats is not None
+    assert not stats.significant
+
+
+def test_a_class_censored_below_the_median_forbids_no_backdoor_found() -> None:
+    classes = results(CLEAN)
+    censor(classes, 4, 0.5)
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["censored_below_median"])
+
+
+def test_a_class_censored_with_norm_zero_forbids_it_too() -> None:
+    classes = results(CLEAN)
+    censor(classes, 4, 0.0)
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["censored_below_median"])
+
+
+def test_more_than_a_fifth_censored_forbids_no_backdoor_found() -> None:
+    classes = results(CLEAN)
+    for target in (7, 8):
+        censor(classes, target, 9.0)
+    assert verdict_of(classes)[0] == NO_BACKDOOR_FOUND
+    censor(classes, 9, 9.0)
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["many_classes_censored"])
+
+
+def test_a_class_censored_below_the_median_does_not_hide_a_found_backdoor() -> None:
+    classes = results(ATTACKED)
+    censor(classes, 4, 3.1)
+    assert verdict_of(classes, YES)[:2] == (BACKDOOR_FOUND, (0,))
+
+
+@pytest.mark.parametrize(("difference", "doubtful"), [(2, False), (3, True)])
+def test_engines_that_disagree_on_more_than_two_images_forbid_a_verdict(
+    difference: int, doubtful: bool
+) -> None:
+    for norms, usual in ((CLEAN, NO_BACKDOOR_FOUND), (ATTACKED, BACKDOOR_FOUND)):
+        classes = results(norms)
+        classes[6] = result(6, norms[6], runtime_difference=difference)
+        verdict, _, reasons = verdict_of(classes, YES)
+        assert verdict == (INCONCLUSIVE if doubtful else usual)
+        assert ("engines_disagree_on_trigger" in reasons) == doubtful
+
+
+def test_time_that_ran_out_forbids_a_verdict() -> None:
+    classes = results(ATTACKED)
+    classes[3] = result(3, 0.2, "censored", "time_limit", None)
+    assert verdict_of(classes, YES) == (INCONCLUSIVE, (), ["time_limit"])
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_fewer_than_five_classes_forbid_a_verdict(count: int) -> None:
+    assert verdict_of(results(ATTACKED[:count]), YES) == (INCONCLUSIVE, (), ["few_classes"])
+    assert verdict_of(results(CLEAN[:count]), YES)[0] == INCONCLUSIVE
+
+
+def test_fewer_than_three_norms_are_no_statistics() -> None:
+    classes = results(CLEAN)
+    for target in range(8):
+        censor(classes, target, 9.0)
+    assert evaluate_statistics(classes, VerdictConfig()) is None
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["no_statistics"])
+
+
+def test_reliability_flags_forbid_a_verdict_and_are_its_reasons() -> None:
+    flag = Note("few_images", "5 usable clean images")
+    for norms in (CLEAN, ATTACKED):
+        assert verdict_of(results(norms), YES, unreliable=[flag]) == (
+            INCONCLUSIVE,
+            (),
+            ["few_images"],
+        )
+
+
+def test_every_reason_is_one_sentence_for_people() -> None:
+    censored = results(CLEAN)
+    censor(censored, 4, 0.5)
+    for classes, corroboration in ((results(ATTACKED), YES), (results(ATTACKED), NO), (censored, NO)):
+        stats = evaluate_statistics(classes, VerdictConfig())
+        for note in decide(classes, stats, corroboration)[2]:
+            assert note.message
+            assert "\n" not in note.message
+
+
+def test_a_p_value_that_underflows_is_told_as_a_bound() -> None:
+    norms = (1e-5, 1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06, 1.07, 1.08)
+    classes = results(norms)
+    stats = evaluate_statistics(classes, VerdictConfig())
+    assert stats is not None
+    assert stats.log10_paper_p < -300
+    assert "<1e-300" in decide(classes, stats, YES)[2][0].message
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "images", "classes", "chance"),
+    [
+        (0.10, 200, 10, True),
+        (0.24, 200, 10, True),
+        (0.40, 200, 10, False),
+        (0.97, 200, 10, False),
+        (0.50, 40, 2, True),
+        (0.95, 40, 2, False),
+        (0.40, 10, 10, False),
+        (0.30, 10, 10, True),
+    ],
+)
+def test_accuracy_near_chance(accuracy: float, images: int, classes: int, chance: bool) -> None:
+    assert chance_level(accuracy, images, classes) is chance
+
+
+def test_fewest_images_leave_out_the_target_class() -> None:
+    assert fewest_images(np.array([8, 2, 5]), (0, 1, 2)) == 7
+    assert fewest_images(np.array([8, 2, 5]), (1,)) == 13
