@@ -44,7 +44,7 @@ def free_batch(
     if changed:
         graph = graph_of(model)
         if _gives(graph, images, proof):
-            return graph, None, [f"batch size {fixed} freed in {changed} nodes"]
+            return graph, None, [f"batch size {fixed} freed (nodes changed: {changed})"]
     model.CopyFrom(untouched)
     return graph_of(model), fixed, [f"batch size {fixed} could not be freed"]
 

@@ -92,7 +92,7 @@ class _LargerRun:
             self._step(instruction)
 
     def _step(self, instruction: Instruction) -> None:
-        arguments = dict(self._values)
+        arguments = {name: self._values[name] for name in instruction.inputs if name}
         if instruction.op_type == "Reshape" and len(instruction.inputs) == 2:
             self._mend_reshape(instruction, arguments)
         elif instruction.op_type == "Concat":
@@ -169,7 +169,7 @@ def _new_batch_axis(source: Shape, target: Shape, outside: int, batch_size: int)
     candidates = []
     for axis, size in enumerate(target):
         before = math.prod(target[:axis])
-        if before == 0 or outside % before:
+        if not outside or not before or outside % before:
             continue
         merged = outside // before
         if size % (merged * batch_size) == 0:

@@ -102,9 +102,7 @@ def plain_preprocessing(channels: int = 1) -> Preprocessing:
     return Preprocessing(1.0, (0.0,) * channels, (1.0,) * channels, order)
 
 
-def as_classifier(
-    model: onnx.ModelProto, preprocessing: Preprocessing | None = None
-) -> Classifier:
+def as_classifier(model: onnx.ModelProto, preprocessing: Preprocessing | None = None) -> Classifier:
     """The scanner's view of a model, on the CPU."""
     ready = prepare_classifier(read_model(model))
     return Classifier(

@@ -92,7 +92,8 @@ def eye_like(x: torch.Tensor, *, dtype: int | None = None, k: int = 0) -> torch.
 @op("Cast", since=1)
 def cast_1(x: torch.Tensor, *, to: str) -> torch.Tensor:
     """Conversion to the type of this name."""
-    if to.upper() not in TensorProto.DataType.keys():
+    names: list[str] = TensorProto.DataType.keys()
+    if to.upper() not in names:
         raise ValueError(f"unknown data type {to!r}")
     return x.to(torch_type(TensorProto.DataType.Value(to.upper())))
 

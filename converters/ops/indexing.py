@@ -58,9 +58,9 @@ def _positive(indices: torch.Tensor, size: int) -> torch.Tensor:
             looked for here; indices are on the CPU as a rule, so it costs no waiting.
     """
     indices = indices.long()
-    if indices.device.type == "cpu" and indices.numel():
-        if int(indices.min()) < -size or int(indices.max()) >= size:
-            raise IndexError(f"an index is out of range for size {size}")
+    looked_at = indices.device.type == "cpu" and indices.numel()
+    if looked_at and (int(indices.min()) < -size or int(indices.max()) >= size):
+        raise IndexError(f"an index is out of range for size {size}")
     return torch.where(indices < 0, indices + size, indices)
 
 

@@ -160,9 +160,9 @@ def layer_normalization(
     scale = widened(beside(scale, x))
     bias = None if bias is None else widened(beside(bias, x))
     dims = list(range(first, x.ndim))
-    if n_outputs == 1 and scale.shape == x.shape[first:]:
-        if bias is None or bias.shape == scale.shape:
-            return (F.layer_norm(wide, scale.shape, scale, bias, epsilon).to(x.dtype),)
+    plain = scale.shape == x.shape[first:] and (bias is None or bias.shape == scale.shape)
+    if n_outputs == 1 and plain:
+        return (F.layer_norm(wide, scale.shape, scale, bias, epsilon).to(x.dtype),)
     var, mean = torch.var_mean(wide, dim=dims, correction=0, keepdim=True)
     inverse = torch.rsqrt(var + epsilon)
     y = (wide - mean) * inverse * scale

@@ -13,6 +13,8 @@ import onnxruntime as ort
 import torch
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from converters import OnnxClassifier, open_session, run_session
+
 Shape = Sequence[int | str]
 
 GRAY = ("N", 1, 8, 8)
@@ -124,3 +126,26 @@ def run_ort(
 def images(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
     """Random images in [0, 1]."""
     return np.random.default_rng(seed).random(shape).astype(dtype)
+
+
+def node(op_type: str, source: str, result: str, **attributes: object) -> NodeProto:
+    return helper.make_node(op_type, [source], [result], **attributes)
+
+
+def fixed_reshape(*shape_nodes: NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
+    """`small_net` at batch 1 whose Flatten is a Reshape to the tensor `shape`."""
+    nodes = small_nodes()
+    nodes[4] = helper.make_node("Reshape", ["pooled", "shape"], ["flat"])
+    return build([*shape_nodes, *nodes], {"x": (1, 1, 8, 8)}, ["logits"], small_weights() | weights)
+
+
+def assert_logits(classifier: OnnxClassifier, expected: np.ndarray, inputs: np.ndarray) -> None:
+    """Both engines give these logits, at once and image by image."""
+    session = open_session(classifier.model)
+    raw = run_session(session, [classifier.logits_name], inputs, classifier.batch_size)[0]
+    by_ort = classifier.logits_of(torch.from_numpy(raw)).numpy()
+    by_torch = classifier.logits(torch.from_numpy(inputs)).numpy()
+    singly = [classifier.logits(torch.from_numpy(image[None])).numpy() for image in inputs]
+    for got in (by_ort, by_torch, np.concatenate(singly)):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)

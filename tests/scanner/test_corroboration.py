@@ -32,9 +32,7 @@ def run(
     targets = range(classifier.class_count)
     objective = GroupMisclassification(classifier, images, labels, targets, 512)
     estimates = estimate_patterns(objective, config)
-    return corroborate(
-        classifier, images, labels, estimates, suspect, config, 0.5, 512, deadline
-    )
+    return corroborate(classifier, images, labels, estimates, suspect, config, 0.5, 512, deadline)
 
 
 def prototypes(
@@ -154,6 +152,4 @@ def test_weights_are_uniform_where_neither_covers_the_held_out_classes(
     check: GroupMisclassification,
 ) -> None:
     only_absent = np.array([0.0, 0.0, 0.0, 1.0])
-    np.testing.assert_allclose(
-        held_out_weights(only_absent, only_absent, check), [0, 0.5, 0.5, 0]
-    )
+    np.testing.assert_allclose(held_out_weights(only_absent, only_absent, check), [0, 0.5, 0.5, 0])

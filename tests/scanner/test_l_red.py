@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -232,7 +233,7 @@ def test_fixed_point_weights_are_where_equations_seven_and_eight_lead(seed: int)
     uniform /= uniform.sum()
     path = list(iterate_equations(q, uniform, 0.9))
     levels = [level for _, level in path]
-    assert all(b >= a - 1e-12 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(levels))
     weights, level = fixed_point_weights(q, uniform, 0.9)
     assert level == pytest.approx(float(weights @ q))
     assert level >= float(uniform @ q)
@@ -304,7 +305,7 @@ def algorithm_one(
 
 
 def small_network() -> tuple[tuple[npt.NDArray[np.float32], ...], object, Images, Labels]:
-    """A trained-like network: prototypes through a ReLU layer; all images are classified rightly."""
+    """Prototypes through a ReLU layer, fitted: all images are classified rightly."""
     generator = np.random.default_rng(2)
     images, labels = template_images(4, 5)
     first = generator.normal(size=(40, 16))
@@ -345,9 +346,7 @@ def test_paper_schedule_is_algorithm_one_to_its_end(t: int) -> None:
 def dead_network() -> object:
     """Class 0 always: the hidden layer is dead wherever pixels are."""
     second = np.random.default_rng(0).normal(size=(3, 5))
-    return two_layer_model(
-        -np.ones((5, 16)), np.full(5, -1.0), second, np.array([1.0, 0.0, 0.0])
-    )
+    return two_layer_model(-np.ones((5, 16)), np.full(5, -1.0), second, np.array([1.0, 0.0, 0.0]))
 
 
 @pytest.mark.parametrize("schedule", ["fast", "paper"])

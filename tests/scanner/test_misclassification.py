@@ -65,9 +65,7 @@ def test_fractions_are_the_shares_of_each_class(
     group = GroupMisclassification(classifier, images, labels, range(CLASSES), batch_images)
     v = random_perturbations(CLASSES)
     got = group.fractions(list(range(CLASSES)), v)
-    expected = [
-        fractions_by_hand(classifier, images, labels, t, v[t]) for t in range(CLASSES)
-    ]
+    expected = [fractions_by_hand(classifier, images, labels, t, v[t]) for t in range(CLASSES)]
     np.testing.assert_allclose(got, expected)
     assert 0 < np.mean(expected) < 1
 

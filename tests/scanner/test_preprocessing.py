@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ def model_trained_with(preprocessing: Preprocessing, channels: int) -> onnx.Mode
     ready = preprocessing.apply(torch.from_numpy(images)).numpy().reshape(len(images), -1)
     centres = np.stack([ready[labels == k].mean(0) for k in range(CLASSES)])
     # Spaced so that the right class wins by some 4 nats: sure, but not blindly.
-    gap = min(((a - b) ** 2).sum() for a, b in zip(centres, centres[1:], strict=False))
+    gap = min(((a - b) ** 2).sum() for a, b in itertools.pairwise(centres))
     sharpness = 4 / gap
     bias = -sharpness * (centres**2).sum(1)
     return linear_model(2 * sharpness * centres, bias, (channels, 4, 4))
@@ -70,9 +71,7 @@ def find(
     def logits_under(preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
         return as_classifier(model, preprocessing).logits(images)
 
-    return resolve(
-        model, path, channels, options or PreprocessingOptions(), labels, logits_under
-    )
+    return resolve(model, path, channels, options or PreprocessingOptions(), labels, logits_under)
 
 
 COLOUR = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from decimal import Decimal, getcontext
 
@@ -97,7 +98,7 @@ def test_a_huge_outlier_has_a_finite_log_p_and_a_zero_p() -> None:
 
 def test_log_p_falls_as_the_largest_statistic_grows_across_the_underflow() -> None:
     values = [log_order_statistic_p(x, 4.0, 1.0, 10) for x in np.linspace(1, 3000, 400)]
-    assert all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(values))
 
 
 @pytest.mark.parametrize("shape", [0.8, 5.0, 80.0])
@@ -169,7 +170,8 @@ def test_the_paper_p_of_the_definition() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [[1.0, 2.0], [1.0, 2.0, 0.0], [1.0, -1.0, 2.0], [1.0, 2.0, math.inf], [1, 2, math.nan]]
+    "values",
+    [[1.0, 2.0], [1.0, 2.0, 0.0], [1.0, -1.0, 2.0], [1.0, 2.0, math.inf], [1, 2, math.nan]],
 )
 def test_statistics_that_are_no_positive_numbers_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="positive finite"):

@@ -136,7 +136,9 @@ def test_statistics_name_suspect_ratios_thresholds_and_counts() -> None:
     assert stats is not None
     assert stats.suspect == 0
     assert stats.ratio_to_second == pytest.approx(3.3 / 0.3)
-    assert stats.ratio_to_median == pytest.approx((1 / 0.3) / np.median(1 / np.array([*ATTACKED[:9], 7.0])))
+    assert stats.ratio_to_median == pytest.approx(
+        (1 / 0.3) / np.median(1 / np.array([*ATTACKED[:9], 7.0]))
+    )
     assert (stats.significance, stats.required_ratio_to_second) == (0.01, 1.7)
     assert (stats.classes_tested, stats.classes_censored) == (10, 1)
 
@@ -144,9 +146,7 @@ def test_statistics_name_suspect_ratios_thresholds_and_counts() -> None:
 @pytest.mark.parametrize(
     ("classes", "required"), [(5, 2.0), (20, 2.0), (21, 2.5), (43, 2.5), (44, 3.0), (1000, 3.0)]
 )
-def test_the_required_ratio_to_median_grows_with_the_classes(
-    classes: int, required: float
-) -> None:
+def test_the_required_ratio_to_median_grows_with_the_classes(classes: int, required: float) -> None:
     assert VerdictConfig().required_ratio_to_median(classes) == required
     assert VerdictConfig(ratio_to_median=1.2).required_ratio_to_median(classes) == 1.2
 
@@ -229,7 +229,11 @@ def test_reliability_flags_forbid_a_verdict_and_are_its_reasons() -> None:
 def test_every_reason_is_one_sentence_for_people() -> None:
     censored = results(CLEAN)
     censor(censored, 4, 0.5)
-    for classes, corroboration in ((results(ATTACKED), YES), (results(ATTACKED), NO), (censored, NO)):
+    for classes, corroboration in (
+        (results(ATTACKED), YES),
+        (results(ATTACKED), NO),
+        (censored, NO),
+    ):
         stats = evaluate_statistics(classes, VerdictConfig())
         for note in decide(classes, stats, corroboration)[2]:
             assert note.message

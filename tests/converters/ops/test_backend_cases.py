@@ -32,8 +32,17 @@ SCATTER_ND = "ScatterND with a product, a maximum or a minimum"
 REFUSED = {
     **{
         f"test_{op}_uint{bits}": UNSIGNED
-        for op in ("add", "sub", "div", "max", "min")
-        + ("greater", "greater_equal", "less", "less_equal")
+        for op in (
+            "add",
+            "sub",
+            "div",
+            "max",
+            "min",
+            "greater",
+            "greater_equal",
+            "less",
+            "less_equal",
+        )
         for bits in (16, 32, 64)
     },
     "test_bitwise_not_3d": UNSIGNED,

@@ -93,8 +93,18 @@ CASES: list[tuple[str, list[torch.Tensor], dict[str, Any]]] = [
     ("Trilu", [real(3, 3)], {}),
     *[
         (f"Reduce{kind}", [positive(2, 3, 2), whole(0, -1)], {"keepdims": 0})
-        for kind in ("Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp")
-        + ("SumSquare",)
+        for kind in (
+            "Sum",
+            "Mean",
+            "Max",
+            "Min",
+            "Prod",
+            "L1",
+            "L2",
+            "LogSum",
+            "LogSumExp",
+            "SumSquare",
+        )
     ],
     *[
         ("Resize", [real(1, 2, 3, 4), None, torch.tensor([1, 1, 1.7, 2.5])], {"mode": mode})
