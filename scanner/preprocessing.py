@@ -100,7 +100,7 @@ def resolve(
     Raises:
         UsageError: stated values that can't be read or don't fit the channels.
     """
-    known = stated_values(model, model_path, options)
+    known = _usable(stated_values(model, model_path, options), channels)
     if channels == 1:
         known["channel_order"] = ("gray", "one channel")
     raw_only = "mean" not in known and "std" not in known and normalises_itself(model)
@@ -124,6 +124,22 @@ def _default_origin(origin: str) -> str:
     return UNVERIFIED if origin.startswith("search") else origin
 
 
+def _usable(stated: Mapping[str, tuple[Any, str]], channels: int) -> dict[str, tuple[Any, str]]:
+    """Stated values in their final form; what a vendor states wrongly counts as not stated.
+
+    Raises:
+        UsageError: the user's own flag or file states something that can't be used.
+    """
+    usable = {}
+    for key, (value, origin) in stated.items():
+        try:
+            usable[key] = _checked(key, value, origin, channels), origin
+        except UsageError:
+            if origin.startswith(("flag", "file")):
+                raise
+    return usable
+
+
 def _candidates(
     known: Mapping[str, tuple[Any, str]], channels: int, raw_only: bool
 ) -> list[tuple[str, Preprocessing]]:
@@ -131,9 +147,10 @@ def _candidates(
     usual = list(USUAL_ANY[:2] if raw_only else USUAL_ANY)
     if not raw_only:
         usual += USUAL_COLOUR if channels == 3 else USUAL_GRAY
-    orders = ("gray",) if channels == 1 else ("RGB", "BGR")
+    stated_order, _ = known.get("channel_order", (None, ""))
+    orders = (stated_order,) if stated_order else ("RGB", "BGR")
     named = [(u, order) for u, order in itertools.product(usual, orders)]
-    if channels == 3 and not raw_only:
+    if "BGR" in orders and not raw_only:
         named.append((("Caffe mean", 255, CAFFE_MEAN_BGR, (1.0,)), "BGR"))
     found: dict[tuple[Any, ...], tuple[str, Preprocessing]] = {}
     for (name, pixel_range, mean, std), order in named:
@@ -146,7 +163,7 @@ def _candidates(
         origins = dict.fromkeys(FIELDS, origin)
         origins["pixel_range"] = f"search: {label}"
         for key, (value, stated) in known.items():
-            values[key], origins[key] = _checked(key, value, stated, channels), stated
+            values[key], origins[key] = value, stated
         found.setdefault(
             tuple(values[key] for key in FIELDS),
             (label, Preprocessing(**values, origins=origins)),

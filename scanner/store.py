@@ -43,7 +43,8 @@ def base_name(report: ModelReport) -> str:
     clean = report.clean_set.digest if report.clean_set else ""
     text = json.dumps([report.configuration, report.seed, clean], sort_keys=True)
     setting = hashlib.sha256(text.encode()).hexdigest()
-    return f"{stem}-{(report.model.sha256 or 'unreadable')[:12]}-{setting[:8]}"
+    of_path = hashlib.sha256(report.model.path.encode()).hexdigest()  # of an unreadable file
+    return f"{stem}-{(report.model.sha256 or of_path)[:12]}-{setting[:8]}"
 
 
 def save(report: ModelReport, folder: Path) -> ModelReport:

@@ -188,7 +188,7 @@ class _PaperSearch(_Search):
     def step(self, direction: torch.Tensor) -> None:
         if self.reached:
             self.stop(REACHED)
-        elif len(self.trace) >= self.config.max_steps:
+        elif len(self.trace) > self.config.max_steps:  # the first evaluation is at v = 0
             self.stop(MAX_STEPS)
         else:
             self.v = self.v + self.config.step_size * direction  # line 4

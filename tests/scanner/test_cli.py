@@ -17,7 +17,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from scanner.classifier import choose_device
 from scanner.cli import with_command
+from scanner.errors import UsageError
 from scanner.schema import validate
 from tests.conftest import ROOT
 from tests.models import (
@@ -29,6 +31,7 @@ from tests.models import (
     stated,
     template_images,
     template_model,
+    two_layer_model,
 )
 from tests.scanner.scans import Run, bdscan, environment, here, start, wait
 
@@ -40,13 +43,20 @@ MNIST = ROOT / "fixtures" / "clean" / "mnist"
 # --- models and images ------------------------------------------------------------------------
 
 
-def backdoored_model(classes: int = CLASSES) -> onnx.ModelProto:
-    """The prototype classifier with a shortcut: the first pixel speaks for class 3."""
-    model = template_model(classes, metadata=stated())
-    w, b = (onnx.numpy_helper.to_array(t).copy() for t in model.graph.initializer)
-    w[3, 0] += 400.0
-    b[3] -= 400.0 * 0.2
-    return linear_model(w, b, metadata=stated())
+def backdoored_model() -> onnx.ModelProto:
+    """The prototype classifier with a shortcut: the first pixel, if brighter, speaks for class 3.
+
+    A ReLU makes it one-way; a linear one would carry class 3 away as easily.
+    """
+    plain = template_model(CLASSES)
+    w, b = (onnx.numpy_helper.to_array(t) for t in plain.graph.initializer)
+    first = np.concatenate([np.eye(16), np.eye(1, 16)])
+    first_bias = np.append(np.zeros(16), 0.002 - 0.2)
+    shortcut = 400.0 * (np.arange(CLASSES) == 3)
+    model = two_layer_model(first, first_bias, np.c_[w, shortcut], b)
+    for key, value in stated().items():
+        model.metadata_props.add(key=key, value=value)
+    return model
 
 
 def tiny_images(per_class: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -436,7 +446,6 @@ def test_results_do_not_depend_on_anything_but_model_images_and_configuration(
         (["GOOD", "--clean-dir", "empty"], ["holds no images", "DIR/<class>/<image>"]),
         (["GOOD"], ["clean-dir"]),
         (["GOOD", "--clean-dir", "CLEAN", "--frobnicate"], ["--frobnicate"]),
-        (["GOOD", "--clean-dir", "CLEAN", "--format", "xml"], ["xml", "jsonl"]),
         (["GOOD", "--clean-dir", "CLEAN", "--schedule", "slow"], ["slow", "paper"]),
         (["GOOD", "--clean-dir", "CLEAN", "--target-classes", "5-2"], ["5-2"]),
         (["GOOD", "--clean-dir", "CLEAN", "--target-classes", "99"], ["99"]),
@@ -465,6 +474,23 @@ def test_wrong_usage_exits_with_4_and_one_line_and_json_still_parses(
     assert document["models"] == []
     assert document["error"]["code"] == "usage"
     assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_an_unknown_format_is_wrong_usage(tmp_path: Path, clean: Path, good: Path) -> None:
+    run = here(good, "--clean-dir", clean, "--format", "xml", cwd=tmp_path)
+    assert (run.code, run.out) == (4, "")
+    assert_one_line_of_error(run, "xml", "jsonl")
+
+
+def test_an_unknown_device_is_wrong_usage_where_cuda_is_there_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert choose_device("cuda:0")[0] == "cuda:0"
+    for wanted in ("tpu", "gpu:0", "cuda:1", "cuda:-1", "cuda:x", ""):
+        with pytest.raises(UsageError, match="--device"):
+            choose_device(wanted)
 
 
 def test_a_folder_without_models_exits_with_3(tmp_path: Path, clean: Path) -> None:
@@ -657,7 +683,7 @@ def test_doctor_names_versions_and_working_providers(tmp_path: Path) -> None:
     assert set(facts["onnxruntime_starts"]) <= set(facts["onnxruntime_offers"])
 
 
-def test_a_model_of_half_precision_input_type_is_told_apart_from_images(tmp_path: Path) -> None:
+def test_a_model_of_integer_input_is_told_to_be_no_image_classifier(tmp_path: Path) -> None:
     nodes = [helper.make_node("Cast", ["x"], ["logits"], to=TensorProto.FLOAT)]
     save_model(make_model(nodes, {}, 16, (16,), elem_type=TensorProto.INT64), tmp_path / "i.onnx")
     run = here("inspect", tmp_path / "i.onnx", cwd=tmp_path)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from scanner.config import LRedConfig
+from scanner.config import ScanConfig
 from scanner.corroboration import corroborate, held_out_weights, split_halves
 from scanner.detectors.l_red import estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
@@ -28,11 +28,11 @@ def run(
     deadline: float | None = None,
 ) -> tuple[Corroboration, int]:
     classifier = as_classifier(model)
-    config = LRedConfig()
+    config = ScanConfig()
     targets = range(classifier.class_count)
     objective = GroupMisclassification(classifier, images, labels, targets, 512)
-    estimates = estimate_patterns(objective, config)
-    return corroborate(classifier, images, labels, estimates, suspect, config, 0.5, 512, deadline)
+    estimates = estimate_patterns(objective, config.l_red)
+    return corroborate(classifier, images, labels, estimates, suspect, config, 512, deadline)
 
 
 def prototypes(

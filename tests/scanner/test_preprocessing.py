@@ -17,13 +17,12 @@ from onnx import helper
 
 from scanner.config import PreprocessingOptions
 from scanner.errors import UsageError
-from scanner.preprocessing import (
-    Preprocessing,
+from scanner.preprocessing import Preprocessing, resolve
+from scanner.preprocessing_sources import (
     class_names,
     normalises_itself,
     read_metadata,
     read_sidecar,
-    resolve,
     values_from_json,
 )
 from tests.models import as_classifier, linear_model, make_model

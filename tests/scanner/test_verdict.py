@@ -129,6 +129,12 @@ def test_both_ratios_are_needed_for_a_large_effect() -> None:
     assert not stats.large
 
 
+def test_two_equal_outliers_that_mask_one_another_are_no_clean_bill() -> None:
+    norms = (0.018, 0.0175, 0.32, 0.34, 0.56, 0.71)
+    verdict, accused, _ = verdict_of(results(norms), YES)
+    assert (verdict, accused) == (INCONCLUSIVE, ())
+
+
 def test_statistics_name_suspect_ratios_thresholds_and_counts() -> None:
     classes = results(ATTACKED)
     censor(classes, 9, 7.0)
