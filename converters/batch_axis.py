@@ -46,6 +46,8 @@ def free_batch(
         if _gives(graph, images, proof):
             return graph, None, [f"batch size {fixed} freed (nodes changed: {changed})"]
     model.CopyFrom(untouched)
+    if declared is None:
+        return graph_of(model), fixed, ["images of one batch influence each other: run singly"]
     return graph_of(model), fixed, [f"batch size {fixed} could not be freed"]
 
 
@@ -72,8 +74,10 @@ def run_in_batches(
 def sample_images(image_input: ImageInput, count: int) -> torch.Tensor:
     """Seeded random images in the model's layout and type, in turn of each usual pixel range."""
     values = np.random.default_rng(1).random((count, *image_input.shape), dtype=np.float32)
+    hint = image_input.pixel_range_hint
+    ranges = _RANGES if hint is None else ((0.0, hint),)
     for index, image in enumerate(values):
-        low, high = _RANGES[index % len(_RANGES)]
+        low, high = ranges[index % len(ranges)]
         image *= high - low
         image += low
     return torch.from_numpy(values.astype(image_input.dtype))

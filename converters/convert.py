@@ -6,9 +6,12 @@ import os
 
 import onnx
 
+from converters.carried_integers import carry_integers, carry_weights
 from converters.folding import fold_batch_normalization, fold_constants
+from converters.functions import inline_functions
 from converters.instructions import build_instructions, tensor_from_proto
 from converters.model_file import read_model
+from converters.ops.constant import DTYPES
 from converters.rewrite import graph_inputs, sort_nodes
 from converters.torch_graph import TorchGraph
 from converters.validation import Limits
@@ -21,8 +24,8 @@ def to_torch(
 
     The module takes tensors in the order of the graph's inputs (initializers are none) and returns
     a tuple of the graph's outputs. Nothing is rewritten but what does not change results: nodes are
-    sorted, constants computed once, BatchNormalization merged into the Conv before it. Weights are
-    buffers, so no gradient is computed for them.
+    sorted, functions inlined, constants computed once, BatchNormalization merged into the Conv
+    before it. Weights are buffers, so no gradient is computed for them.
 
     Raises:
         FileNotFoundError, ModelFormatError: see `read_model`.
@@ -30,6 +33,7 @@ def to_torch(
     """
     proto = read_model(model, limits).proto
     sort_nodes(proto)
+    inline_functions(proto)
     return graph_of(proto)
 
 
@@ -38,8 +42,14 @@ def graph_of(model: onnx.ModelProto) -> TorchGraph:
     outputs = tuple(value.name for value in model.graph.output)
     instructions = build_instructions(model)
     constants = {t.name: tensor_from_proto(t) for t in model.graph.initializer}
-    instructions, constants = fold_constants(instructions, constants)
     inputs = tuple(value.name for value in graph_inputs(model))
+    types = {name: tensor.dtype for name, tensor in constants.items()}
+    for value in model.graph.input:
+        elem_type = value.type.tensor_type.elem_type
+        types |= {value.name: DTYPES[elem_type]} if elem_type in DTYPES else {}
+    instructions = carry_integers(instructions, types, inputs, outputs)
+    instructions, constants = fold_constants(instructions, constants)
+    constants = carry_weights(instructions, constants)
     fast, added = fold_batch_normalization(instructions, constants, keep=inputs + outputs)
     graph = TorchGraph(instructions, constants | added, inputs, outputs, fast)
     return graph.eval()

@@ -28,6 +28,7 @@ class ImageInput:
         channels: 1 or 3.
         height, width: in pixels.
         batch_size: the batch size that the file declares, None if it is free.
+        pixel_range_hint: the largest pixel value, where the type tells: 255 for bytes.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ImageInput:
     height: int
     width: int
     batch_size: int | None
+    pixel_range_hint: float | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,15 +57,22 @@ class ImageInput:
         return helper.tensor_dtype_to_np_dtype(self.elem_type)
 
     def arrange(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) float images -> the model's layout and type; differentiable."""
-        dtype = torch.from_numpy(np.zeros(0, self.dtype)).dtype
+        """(N, C, H, W) float images -> the model's layout and type; differentiable.
+
+        For a model of bytes the values, in [0, 255], stay float32, so that there is a gradient.
+        """
+        bytes_wanted = self.elem_type == TensorProto.UINT8
+        dtype = torch.float32 if bytes_wanted else torch.from_numpy(np.zeros(0, self.dtype)).dtype
         if self.layout == "NHWC":
             return images.permute(0, 2, 3, 1).to(dtype)
         return images.reshape(len(images), *self.shape).to(dtype)
 
     def arrange_array(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
         """(N, C, H, W) float32 images -> the model's layout and type, as a contiguous array."""
-        return np.ascontiguousarray(self.arrange(torch.from_numpy(images)).numpy())
+        arranged = self.arrange(torch.from_numpy(images)).numpy()
+        if self.elem_type == TensorProto.UINT8:
+            arranged = np.rint(np.clip(arranged, 0, 255)).astype(np.uint8)
+        return np.ascontiguousarray(arranged)
 
 
 def find_image_input(
@@ -84,18 +93,21 @@ def find_image_input(
     value = inputs[0]
     tensor = value.type.tensor_type
     dims = [max(d.dim_value, 0) for d in tensor.shape.dim]  # free dimensions: 0, some write -1
-    if not is_float(tensor.elem_type):
+    if not is_float(tensor.elem_type) and tensor.elem_type != TensorProto.UINT8:
         known = tensor.elem_type in TensorProto.DataType.values()
         kind = TensorProto.DataType.Name(tensor.elem_type) if known else str(tensor.elem_type)
         raise NotAnImageClassifierError(
-            f"input {value.name!r} has type {kind.lower()}, expected float images"
+            f"input {value.name!r} has type {kind.lower()}, expected float or uint8 images"
         )
     layout, channels, height, width = _layout(dims, image_size, value.name)
     if max(dims[0], 1) * channels * height * width > MAX_NUMBERS:
         shown = [dims[0] or "?", channels, height, width]
         raise NotAnImageClassifierError(f"input {value.name!r} is too large: {shown}")
     batch_size = dims[0] or None
-    return ImageInput(value.name, tensor.elem_type, layout, channels, height, width, batch_size)
+    hint = 255.0 if tensor.elem_type == TensorProto.UINT8 else None
+    return ImageInput(
+        value.name, tensor.elem_type, layout, channels, height, width, batch_size, hint
+    )
 
 
 def _layout(

@@ -19,6 +19,7 @@ from converters.registry import OperatorFunction, bind, lookup, normal_domain
 
 Tensors = dict[str, torch.Tensor]
 
+_BLOCKED_DOMAIN = "com.microsoft.nchwc"  # ONNX Runtime's, of weights laid out for one processor
 _LISTS = (AttributeProto.INTS, AttributeProto.FLOATS, AttributeProto.STRINGS)
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
@@ -114,7 +115,9 @@ def build_instructions(model: onnx.ModelProto) -> list[Instruction]:
             functions.append(function)
     if unsupported:
         lines = tuple(f"{label} ({count})" for label, count in sorted(unsupported.items()))
-        raise UnsupportedModelError(f"unsupported operators: {', '.join(lines)}", lines)
+        blocked = any(label.startswith(f"{_BLOCKED_DOMAIN}.") for label in unsupported)
+        advice = "; they suit one processor: give the un-optimised file" if blocked else ""
+        raise UnsupportedModelError(f"unsupported operators: {', '.join(lines)}{advice}", lines)
     return [
         _instruction(node, opsets[normal_domain(node.domain)], function)
         for node, function in zip(model.graph.node, functions, strict=True)

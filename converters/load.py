@@ -10,7 +10,7 @@ import onnx
 
 from converters.model_file import read_model
 from converters.onnx_classifier import OnnxClassifier, prepare_classifier
-from converters.parity import check_parity
+from converters.parity import check_parity, is_low_precision
 from converters.validation import Limits
 
 
@@ -27,8 +27,9 @@ def load_classifier(
     Args:
         output: name of the output to use; default: see `prepare_classifier`.
         image_size: (height, width) for a model that leaves them free.
-        parity_inputs: (N, ...) in the model's layout and type; default: 8 seeded random images in
-            [0, 1]. Real images prove more: see `check_parity`.
+        parity_inputs: (N, ...) in the model's layout and type; default: seeded random images, 8, or
+            32 for a model that is quantised or half-precision, whose last step may fall either
+            way. Real images prove more: see `check_parity`.
 
     Raises:
         FileNotFoundError, ModelFormatError, UnsupportedModelError, NotAnImageClassifierError,
@@ -36,8 +37,10 @@ def load_classifier(
     """
     classifier = prepare_classifier(read_model(source, limits), output, image_size)
     if parity_inputs is None:
-        shape = (8, *classifier.image_input.shape)
+        count = 32 if is_low_precision(classifier) else 8
+        shape = (count, *classifier.image_input.shape)
         random = np.random.default_rng(0).random(shape, dtype=np.float32)
-        parity_inputs = random.astype(classifier.image_input.dtype)
+        pixels = random * (classifier.image_input.pixel_range_hint or 1)
+        parity_inputs = pixels.astype(classifier.image_input.dtype)
     check_parity(classifier, parity_inputs)
     return classifier

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from converters.errors import ModelFormatError
 from converters.external_data import inline_external_data
+from converters.functions import check_functions
 from converters.validation import Limits, check_raw_data, validate
 
 
@@ -56,7 +57,7 @@ def read_model(
     Raises:
         FileNotFoundError: no such file.
         ModelFormatError: not ONNX, truncated, over a limit, or not what it declares.
-        UnsupportedModelError: sparse weights.
+        UnsupportedModelError: sparse weights, functions with the name of an operator.
     """
     limits = limits or Limits()
     path = None
@@ -71,6 +72,7 @@ def read_model(
         raise ModelFormatError(f"{len(data)} bytes; the limit is {limits.file_bytes}")
     proto = _parse(data)
     validate(proto, limits)
+    check_functions(proto, limits)
     external = inline_external_data(proto, path.parent if path else None, limits.file_bytes)
     check_raw_data(proto)
     return ModelFile(proto, hashlib.sha256(data).hexdigest(), path, external)

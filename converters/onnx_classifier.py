@@ -14,6 +14,7 @@ import torch
 from converters.batch_axis import PROOF_BATCH, free_batch, run_in_batches, sample_images
 from converters.class_output import choose_output, is_activation, is_distribution
 from converters.convert import graph_of
+from converters.functions import inline_functions
 from converters.image_input import ImageInput, find_image_input
 from converters.model_file import ModelFile
 from converters.rewrite import (
@@ -61,7 +62,7 @@ class OnnxClassifier:
     rewrites: tuple[str, ...]
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, ...) in the model's layout and type -> (N, K) float32 logits; differentiable.
+        """(N, ...) as `ImageInput.arrange` gives them -> (N, K) float32 logits; differentiable.
 
         Where the model only gives probabilities, their logarithm serves (it differs from the
         logits by a constant per image).
@@ -94,6 +95,7 @@ def prepare_classifier(
     sort_nodes(original)
     model = _copy(original)
     drop_initializers_from_inputs(model)
+    inline_functions(model)
     if output is not None:
         keep_output(model, output)
     reference = graph_of(model)

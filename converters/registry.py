@@ -53,6 +53,11 @@ def lookup(domain: str, name: str, opset: int) -> OperatorFunction | None:
     return versions[max(usable)] if usable else None
 
 
+def is_registered(domain: str, name: str) -> bool:
+    """Whether there is a function for any version of this operator."""
+    return (normal_domain(domain), name) in _REGISTRY
+
+
 def normal_domain(domain: str) -> str:
     """ONNX writes its default domain as '' or as 'ai.onnx'; here it is ''."""
     return "" if domain == "ai.onnx" else domain

@@ -110,6 +110,11 @@ def declared_bytes(tensor: TensorProto) -> int:
     return count * int(dtype.itemsize) if bits == 8 else -(-count * bits // 8)
 
 
+def tensor_bytes(node: NodeProto) -> int:
+    """The declared bytes of the tensors that a node's attributes hold, without its subgraphs."""
+    return sum(declared_bytes(t) for a in node.attribute for t in _tensors_of(a))
+
+
 def _tensors_of(attribute: AttributeProto) -> Iterator[TensorProto]:
     if attribute.HasField("t"):
         yield attribute.t
@@ -150,9 +155,22 @@ def _check_names(graph: GraphProto) -> None:
 def _check_nodes(graph: GraphProto) -> None:
     """Every tensor is assigned once, every attribute given once, every name is text."""
     assigned = {value.name for value in graph.input} | {t.name for t in graph.initializer}
-    for node in graph.node:
+    check_nodes(graph.node, assigned)
+
+
+def check_nodes(nodes: Iterable[NodeProto], given: Iterable[str]) -> None:
+    """Refuse nodes that assign a tensor twice, or have two attributes of one name.
+
+    Args:
+        given: names of the tensors that are there before the nodes run.
+
+    Raises:
+        ModelFormatError: naming the tensor or the node.
+    """
+    assigned = set(given)
+    for node in nodes:
         _check_texts(
-            (node.op_type, node.domain, node.name, *node.input, *node.output),
+            (node.op_type, node.domain, node.name, node.overload, *node.input, *node.output),
             "a node's name or operator",
         )
         for name in filter(None, node.output):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,10 +73,12 @@ def choose_device(wanted: str) -> tuple[str, str]:
     """Turn "auto", "cpu", "cuda" or "cuda:N" into a device, and say why.
 
     Raises:
-        UsageError: CUDA was asked for by name and torch has none.
+        UsageError: an unknown device, or CUDA was asked for by name and torch has none.
     """
     if wanted == "cpu":
         return "cpu", "asked for"
+    if wanted != "auto" and not re.fullmatch(r"cuda(:\d+)?", wanted):
+        raise UsageError(f"--device {wanted!r}: expected auto, cpu, cuda or cuda:N")
     available = torch.cuda.is_available()
     if wanted == "auto":
         return ("cuda:0", "CUDA found") if available else ("cpu", "torch finds no CUDA device")

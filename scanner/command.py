@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from scanner import output
-from scanner.classifier import choose_device
 from scanner.clean_set import CleanSetLoader, find_clean_images
 from scanner.config import ScanConfig
 from scanner.errors import UsageError
@@ -21,7 +20,7 @@ from scanner.results import (
     ScanReport,
     to_json,
 )
-from scanner.scanning import find_models, scan_model
+from scanner.scanning import check_config, find_models, scan_model
 from scanner.store import prepare_folder, save
 
 DEFAULT_OUT_DIR = Path("bdscan-results")
@@ -42,7 +41,7 @@ def run_scan(
         UsageError, NothingToScanError: before anything is scanned.
     """
     paths = find_models(models)
-    choose_device(config.device)
+    check_config(config)
     loader = CleanSetLoader(find_clean_images(clean_dir))
     folder = _result_folder(out_dir)
     watcher = Silent() if quiet else Teller(bars)
@@ -83,12 +82,17 @@ def _save(report: ModelReport, folder: Path | None) -> ModelReport | None:
 
 
 def exit_code(report: ScanReport) -> ExitCode:
-    """A finding beats everything; else anything but `no_backdoor_found` is incomplete."""
+    """A finding beats everything; else anything but `no_backdoor_found` is incomplete.
+
+    If an option fits none of the models, that is a usage error.
+    """
     verdicts = {model.verdict for model in report.models}
     if BACKDOOR_FOUND in verdicts:
         return ExitCode.BACKDOOR_FOUND
     if verdicts == {NO_BACKDOOR_FOUND}:
         return ExitCode.NO_BACKDOOR_FOUND
+    if all(note.code == "usage" for model in report.models for note in model.reasons):
+        return ExitCode.USAGE
     return ExitCode.INCOMPLETE
 
 

@@ -58,11 +58,13 @@ def corroborate(
     spent, rates, rivals = 0, [], []
     halves = split_halves(labels)
     for half, held_out in (halves, halves[::-1]):
-        search, check = (
-            GroupMisclassification(classifier, images[i], labels[i], [suspect], batch_images)
-            for i in (half, held_out)
+        search = GroupMisclassification(
+            classifier, images[half], labels[half], [suspect], batch_images, deadline
         )
-        found = estimate_patterns(search, config.l_red, deadline)[0]
+        check = GroupMisclassification(
+            classifier, images[held_out], labels[held_out], [suspect], batch_images
+        )
+        found = estimate_patterns(search, config.l_red)[0]
         spent += search.image_gradients
         weights = held_out_weights(found.source_weights, whole.source_weights, check)
         norm = margin * found.norm

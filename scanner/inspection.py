@@ -93,10 +93,11 @@ def _run(onnx: OnnxClassifier, loader: CleanSetLoader | None, config: ScanConfig
         parity = check_parity(onnx, random.astype(onnx.image_input.dtype))
         return {"parity": plain(describe.parity(parity))}
     clean = load_clean_set(onnx, loader, config)
-    classifier, _ = open_classifier(onnx, clean, config)
+    opened = open_classifier(onnx, clean, config)
+    classifier = opened.classifier
     parity = check_parity(onnx, classifier.inputs(clean.images), classifier.session)
     return {
         "preprocessing": plain(describe.preprocessing(onnx, classifier.preprocessing)),
-        "accuracy": classifier.preprocessing.accuracy,
+        "accuracy": opened.accuracy,
         "parity": plain(describe.parity(parity)),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,6 +14,8 @@ from scanner.clean_set import CleanSet, CleanSetLoader
 from scanner.config import ScanConfig
 from scanner.preprocessing import Preprocessing, resolve
 from scanner.preprocessing_sources import class_names
+
+SEARCH_IMAGES = 256  # the preprocessing search looks at no more, evenly spread over the classes
 
 
 def load_clean_set(onnx: OnnxClassifier, loader: CleanSetLoader, config: ScanConfig) -> CleanSet:
@@ -31,10 +35,24 @@ def load_clean_set(onnx: OnnxClassifier, loader: CleanSetLoader, config: ScanCon
     )
 
 
-def open_classifier(
-    onnx: OnnxClassifier, clean: CleanSet, config: ScanConfig
-) -> tuple[Classifier, dict[str, str]]:
-    """The classifier under its resolved preprocessing, and where its engines run.
+class Opened(NamedTuple):
+    """A classifier that can run, and what it says of the clean set.
+
+    Attributes:
+        classifier: under its resolved preprocessing.
+        device: where its engines run, and why.
+        predicted: (N,) its class for every clean image, by ONNX Runtime.
+        accuracy: share of clean images classified as labelled, None without labels.
+    """
+
+    classifier: Classifier
+    device: dict[str, str]
+    predicted: npt.NDArray[np.int64]
+    accuracy: float | None
+
+
+def open_classifier(onnx: OnnxClassifier, clean: CleanSet, config: ScanConfig) -> Opened:
+    """Open both engines, find the preprocessing, and classify the clean images.
 
     Raises:
         UsageError: a device that is not there, or stated preprocessing that can't be used.
@@ -45,16 +63,21 @@ def open_classifier(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     onnx.graph.to(device)
 
+    some = np.arange(0, len(clean.images), -(-len(clean.images) // SEARCH_IMAGES))
+
     def logits_under(preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-        return Classifier(onnx, preprocessing, session, device).logits(clean.images)
+        return Classifier(onnx, preprocessing, session, device).logits(clean.images[some])
 
     preprocessing = resolve(
         onnx.file.proto,
         onnx.file.path,
         onnx.image_input.channels,
         config.preprocessing,
-        clean.labels,
+        clean.labels[some],
         logits_under,
     )
+    classifier = Classifier(onnx, preprocessing, session, device)
+    predicted = classifier.predictions(clean.images)
+    accuracy = float((predicted == clean.labels).mean()) if clean.labelled else None
     where = {"requested": config.device, "torch": wanted, "onnxruntime": runtime, "why": why}
-    return Classifier(onnx, preprocessing, session, device), where
+    return Opened(classifier, where, predicted, accuracy)

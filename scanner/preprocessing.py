@@ -53,7 +53,7 @@ class Preprocessing:
         mean, std: one number for each channel, in the model's channel order.
         channel_order: "RGB", "BGR" or "gray".
         origins: for each of those fields, where its value came from.
-        accuracy: share of clean images classified as labelled, None without labels.
+        accuracy: share of the images scored that were classified as labelled, None without labels.
         candidates: accuracy of every preprocessing that the search tried, by name.
     """
 

@@ -25,7 +25,7 @@ def stated_values(
         ("flag", {k: getattr(options, k) for k in FIELDS if getattr(options, k) is not None})
     ]
     if options.file is not None:
-        sources.append((f"file {options.file}", _read_file(Path(options.file))))
+        sources.append((f"file {options.file}", read_preprocessing_file(Path(options.file))))
     if model_path is not None:
         sources += [
             (f"sidecar {name}", read_sidecar(model_path.parent / name))
@@ -40,7 +40,12 @@ def stated_values(
     return known
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_preprocessing_file(path: Path) -> dict[str, Any]:
+    """What a file that the user names states.
+
+    Raises:
+        UsageError: it can't be read, or states nothing.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

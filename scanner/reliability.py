@@ -31,16 +31,18 @@ def forbidding_flags(
     onnx: OnnxClassifier,
     clean: CleanSet,
     preprocessing: Preprocessing,
+    accuracy: float | None,
     used: npt.NDArray[np.int64],
     targets: tuple[int, ...],
 ) -> list[Note]:
     """What forbids a verdict.
 
     Args:
+        accuracy: on the clean set, None without labels.
         used: (K,) usable images of each class.
     """
     flags = []
-    classes, accuracy = onnx.class_count, preprocessing.accuracy
+    classes = onnx.class_count
     if accuracy is not None and chance_level(accuracy, len(clean.labels), classes):
         flags.append(
             Note(

@@ -33,9 +33,6 @@ def class_result(
         counts = np.bincount(labels[rows], minlength=classifier.class_count)
         by_torch = np.rint(estimate.source_fractions * counts)
         difference = int(np.abs(by_runtime - by_torch).sum())
-    moved = embed_additive(torch.from_numpy(images), v) - torch.from_numpy(images)
-    touched = (v != 0).expand_as(moved)
-    cut = (moved - v).abs() > 1e-6
     return ClassResult(
         target_class=target,
         status="found" if estimate.found else "censored",
@@ -48,5 +45,13 @@ def class_result(
         source_fractions=tuple(estimate.source_fractions.tolist()),
         gradient_evaluations=estimate.gradient_evaluations,
         images=estimate.images,
-        clipped_share=float(cut[touched].float().mean()) if touched.any() else 0.0,
+        clipped_share=_clipped_share(images, v) if estimate.norm > 0 else 0.0,
     )
+
+
+def _clipped_share(images: npt.NDArray[np.float32], v: torch.Tensor) -> float:
+    """Share of perturbed pixels, over all images, that clipping to [0, 1] cut."""
+    clean = torch.from_numpy(images)
+    cut = (embed_additive(clean, v) - clean - v).abs() > 1e-6
+    touched = v != 0
+    return float(cut[:, touched].float().mean())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from converters import (
     ConverterError,
@@ -20,7 +21,7 @@ from converters import (
 )
 from scanner import describe
 from scanner.classifier import Classifier, choose_device
-from scanner.clean_set import CleanSet, CleanSetLoader, find_clean_images
+from scanner.clean_set import CleanSet, CleanSetLoader, find_clean_images, read_labels
 from scanner.config import ScanConfig
 from scanner.corroboration import corroborate
 from scanner.detectors.l_red import PatternEstimate, estimate_patterns
@@ -28,6 +29,7 @@ from scanner.detectors.misclassification import GroupMisclassification
 from scanner.errors import BdscanError, NothingToScanError, UsageError
 from scanner.open_model import load_clean_set, open_classifier
 from scanner.plan import plan_scan
+from scanner.preprocessing_sources import read_preprocessing_file
 from scanner.progress import Silent, Watcher
 from scanner.reliability import accompanying_flags, forbidding_flags
 from scanner.remeasure import class_result
@@ -66,9 +68,22 @@ def scan(
     models = find_models([Path(path) for path in paths])
     loader = CleanSetLoader(find_clean_images(Path(clean_dir)))
     config = config or ScanConfig()
-    choose_device(config.device)
+    check_config(config)
     watcher = watcher or Silent()
     return ScanReport(tuple(scan_model(path, loader, config, watcher) for path in models))
+
+
+def check_config(config: ScanConfig) -> None:
+    """Find out before the first scan what can't work with any model.
+
+    Raises:
+        UsageError: a device that is not there, or a file that can't be read.
+    """
+    choose_device(config.device)
+    if config.labels is not None:
+        read_labels(config.labels)
+    if config.preprocessing.file is not None:
+        read_preprocessing_file(Path(config.preprocessing.file))
 
 
 def find_models(paths: Sequence[Path]) -> list[Path]:
@@ -97,8 +112,7 @@ def scan_model(
 ) -> ModelReport:
     """Scan one model; whatever is wrong with it ends in a report with the verdict `error`.
 
-    Raises:
-        UsageError: an option that can't be used with any model.
+    An option that does not fit this model ends so too, with the reason `usage`.
     """
     started = datetime.now(timezone.utc)
     report = ModelReport(
@@ -112,12 +126,10 @@ def scan_model(
     )
     try:
         report = _Scan(path, loader, config, watcher).run(report)
-    except UsageError:
-        raise
     except (BdscanError, ConverterError, FileNotFoundError) as error:
         reason = getattr(error, "reason", "unreadable_model")
         report = replace(report, reasons=(Note(reason, str(error)),))
-    except MemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         message = "out of memory; fewer images per class or a smaller model may fit"
         report = replace(report, reasons=(Note("out_of_memory", message),))
     except Exception as error:  # a hostile file must not stop the scan of the others
@@ -151,6 +163,11 @@ class _Scan:
     loader: CleanSetLoader
     config: ScanConfig
     watcher: Watcher
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.max_seconds is not None:
+            self.deadline = time.monotonic() + self.config.max_seconds
 
     def run(self, report: ModelReport) -> ModelReport:
         config = self.config
@@ -159,24 +176,23 @@ class _Scan:
         onnx = prepare_classifier(file, config.output, size)
         info = describe.classifier(onnx, str(self.path))
         clean = load_clean_set(onnx, self.loader, config)
-        classifier, device = open_classifier(onnx, clean, config)
-        parity = check_parity(onnx, classifier.inputs(clean.images), classifier.session)
         targets = self._targets(onnx.class_count)
-        labels, chosen, counts = self._choose(classifier, clean)
+        opened = open_classifier(onnx, clean, config)
+        classifier, accuracy = opened.classifier, opened.accuracy
+        parity = check_parity(onnx, classifier.inputs(clean.images), classifier.session)
+        labels, chosen, counts = self._choose(clean, opened.predicted, onnx.class_count)
         used = np.bincount(labels[chosen], minlength=onnx.class_count)
-        fatal = forbidding_flags(onnx, clean, classifier.preprocessing, used, targets)
+        fatal = forbidding_flags(onnx, clean, classifier.preprocessing, accuracy, used, targets)
         report = replace(
             report,
             model=info,
             verdict=INCONCLUSIVE,
             reasons=tuple(fatal),
             flags=(*fatal, *accompanying_flags(clean, used, targets)),
-            clean_set=describe.clean_set(
-                clean, str(self.loader.folder.path), classifier.preprocessing.accuracy, counts
-            ),
+            clean_set=describe.clean_set(clean, str(self.loader.folder.path), accuracy, counts),
             preprocessing=describe.preprocessing(onnx, classifier.preprocessing),
             parity=describe.parity(parity),
-            device=device,
+            device=opened.device,
         )
         self.watcher.begin(report)
         if any(note.code != "few_classes" for note in fatal):
@@ -191,17 +207,16 @@ class _Scan:
         return tuple(dict.fromkeys(targets))
 
     def _choose(
-        self, classifier: Classifier, clean: CleanSet
+        self, clean: CleanSet, predicted: Labels, class_count: int
     ) -> tuple[Labels, Labels, list[tuple[int, int, int]]]:
         """(labels, indices of the images to use, (images, correct, used) for each class).
 
         Only images that the model classifies as labelled are used: the others are carried to
         some class for free.
         """
-        predicted = classifier.predictions(clean.images)
         labels = clean.labels if clean.labelled else predicted
         chosen, counts = [], []
-        for k in range(classifier.class_count):
+        for k in range(class_count):
             of_class = np.flatnonzero(labels == k)
             correct = of_class[predicted[of_class] == k]
             used = correct[: self.config.images_per_class]
@@ -218,12 +233,13 @@ class _Scan:
         targets: tuple[int, ...],
     ) -> ModelReport:
         """Run L-RED, corroborate its suspect, and decide."""
-        config, begun = self.config, time.monotonic()
-        deadline = begun + config.max_seconds if config.max_seconds is not None else None
+        config, begun, deadline = self.config, time.monotonic(), self.deadline
         plan = plan_scan(classifier, images, labels, targets, config)
         self.watcher.planned(plan)
-        objective = GroupMisclassification(classifier, images, labels, targets, plan.batch_images)
-        estimates = estimate_patterns(objective, config.l_red, deadline, self.watcher.searching)
+        objective = GroupMisclassification(
+            classifier, images, labels, targets, plan.batch_images, deadline
+        )
+        estimates = estimate_patterns(objective, config.l_red, self.watcher.searching)
         classes = tuple(class_result(classifier, images, labels, e) for e in estimates)
         statistics = evaluate_statistics(classes, config.verdict)
         corroboration, spent, doubts = None, 0, list(report.reasons)

@@ -95,8 +95,10 @@ def decide(
         return INCONCLUSIVE, (), tuple(reasons)
     if statistics.significant or statistics.large:
         return INCONCLUSIVE, (), (evidence, _one_key(statistics))
-    hidden = _could_hide(classes)
-    return (INCONCLUSIVE, (), tuple(hidden)) if hidden else (NO_BACKDOOR_FOUND, (), (evidence,))
+    hidden = [*_could_hide(classes), *_several_small(statistics)]
+    if hidden:
+        return INCONCLUSIVE, (), (evidence, *hidden)
+    return NO_BACKDOOR_FOUND, (), (evidence,)
 
 
 def _unfinished(classes: Sequence[ClassResult]) -> list[Note]:
@@ -143,6 +145,17 @@ def _describe_corroboration(c: Corroboration) -> Note:
         f"{c.held_out_rate:.0%} (at least {c.required_rate:.0%}, and more than other classes' "
         f"triggers of the same norm: {c.best_other_rate:.0%})",
     )
+
+
+def _several_small(s: Statistics) -> list[Note]:
+    """Several target classes mask one another: each is far from the median, none from the next."""
+    if s.ratio_to_median < s.required_ratio_to_median:
+        return []
+    message = (
+        f"class {s.suspect} is far from the median (r_max/median = {s.ratio_to_median:.2f}) but "
+        "not alone: several target classes may mask one another"
+    )
+    return [Note("several_small_norms", message)]
 
 
 def _could_hide(classes: Sequence[ClassResult]) -> list[Note]:

@@ -7,6 +7,7 @@ from functools import reduce
 
 import torch
 
+from converters.ops._quantization import straight_through
 from converters.ops._values import broadcast_shape, together
 from converters.registry import op
 
@@ -19,6 +20,15 @@ def divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.is_floating_point():
         return torch.div(a, b)
     return torch.div(a, b, rounding_mode="trunc")
+
+
+def sign(x: torch.Tensor) -> torch.Tensor:
+    """-1, 0 or 1. Its gradient is 1 where |x| <= 1 and 0 outside, as binarised networks are trained
+    (Hubara et al. 2016, equation 4); its true one, 0, would end every search for a trigger.
+    """
+    if not x.is_floating_point():
+        return torch.sign(x)
+    return straight_through(torch.sign(x), torch.clamp(x, -1, 1))
 
 
 def power(base: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
@@ -52,6 +62,7 @@ UNARY: dict[str, Unary] = {
     "Relu": torch.relu,
     "Round": torch.round,  # half to even, as ONNX wants
     "Sigmoid": torch.sigmoid,
+    "Sign": sign,
     "Sin": torch.sin,
     "Sinh": torch.sinh,
     "Sqrt": torch.sqrt,

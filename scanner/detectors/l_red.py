@@ -26,7 +26,6 @@ against it, and the last step is taken back and divided.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -35,7 +34,7 @@ import numpy.typing as npt
 import torch
 
 from scanner.config import LRedConfig
-from scanner.detectors.misclassification import GroupMisclassification
+from scanner.detectors.misclassification import GroupMisclassification, OutOfTime
 
 Floats = npt.NDArray[np.float64]
 
@@ -256,13 +255,12 @@ class _FastSearch(_Search):
 def estimate_patterns(
     objective: GroupMisclassification,
     config: LRedConfig,
-    deadline: float | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> list[PatternEstimate]:
     """Estimate v_t for every target class of `objective`, all in lockstep.
 
     Args:
-        deadline: `time.monotonic()` at which every search that still runs is censored.
+        objective: when its deadline has passed, every search that still runs is censored.
         progress: called after each lockstep iteration with (classes finished, classes, gradient
             evaluations so far).
     """
@@ -278,11 +276,12 @@ def estimate_patterns(
             search.stop(NO_IMAGES)
     evaluations = 0
     while active := [s for s in searches if not s.stop_reason]:
-        if deadline is not None and time.monotonic() >= deadline:
+        try:
+            _advance_all(objective, active)
+        except OutOfTime:
             for search in active:
                 search.stop(TIME_LIMIT)
             break
-        _advance_all(objective, active)
         evaluations += len(active)
         if progress is not None:
             finished = sum(1 for s in searches if s.stop_reason)

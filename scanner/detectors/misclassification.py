@@ -11,6 +11,7 @@ follow from q are known, the gradient of J.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -26,6 +27,10 @@ Floats = npt.NDArray[np.float64]
 Weigh = Callable[[list[int], Floats], Floats]
 
 
+class OutOfTime(Exception):
+    """The deadline passed in the middle of an evaluation."""
+
+
 class GroupMisclassification:
     """q_st(v) and the gradient of J_t(v, w) on a fixed set of clean images.
 
@@ -35,6 +40,7 @@ class GroupMisclassification:
         labels: (M,) class indices.
         targets: the putative target classes; "position" below is an index into this list.
         batch_images: how many images one pass may hold.
+        deadline: `time.monotonic()` after which no further pass is begun.
     """
 
     def __init__(
@@ -44,10 +50,12 @@ class GroupMisclassification:
         labels: npt.NDArray[np.int64],
         targets: Sequence[int],
         batch_images: int,
+        deadline: float | None = None,
     ) -> None:
         self.classifier = classifier
         self.targets = tuple(targets)
         self.batch_images = batch_images
+        self.deadline = deadline
         self.images = torch.from_numpy(images).to(classifier.device)
         self.labels = torch.from_numpy(labels)
         self.image_gradients = 0
@@ -81,6 +89,9 @@ class GroupMisclassification:
 
         Returns:
             (n, C, H, W) gradients.
+
+        Raises:
+            OutOfTime: the deadline has passed.
         """
         gradient = torch.zeros_like(v)
         for here in self._groups(positions):
@@ -132,6 +143,8 @@ class GroupMisclassification:
     def _forward(
         self, rows: torch.Tensor, owner: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise OutOfTime
         leaf = v.detach().requires_grad_(torch.is_grad_enabled())
         device = self.images.device
         embedded = embed_additive(self.images[rows.to(device)], leaf[owner.to(device)])

@@ -31,8 +31,8 @@ def load(name: str, clean: str, images_per_class: int = 8) -> Loaded:
     onnx = prepare_classifier(read_model(FIXTURES / "models" / f"{name}.onnx"))
     loader = CleanSetLoader(find_clean_images(FIXTURES / "clean" / clean))
     clean_set = load_clean_set(onnx, loader, config)
-    classifier, _ = open_classifier(onnx, clean_set, config)
-    correct = classifier.predictions(clean_set.images) == clean_set.labels
+    classifier, _, predicted, _ = open_classifier(onnx, clean_set, config)
+    correct = predicted == clean_set.labels
     chosen = np.concatenate(
         [
             np.flatnonzero(correct & (clean_set.labels == k))[:images_per_class]

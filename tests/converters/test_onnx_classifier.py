@@ -253,8 +253,8 @@ def test_no_classes(model: onnx.ModelProto, message: str) -> None:
         ({"x": ["N", 5, 8, 8]}, TensorProto.FLOAT, "is no image batch"),
         ({"x": []}, TensorProto.FLOAT, "is no image batch"),
         ({"x": ["N", 3, 8, 8, 8]}, TensorProto.FLOAT, "is no image batch"),
-        ({"x": ["N", 1, 8, 8]}, TensorProto.INT64, "int64, expected float images"),
-        ({"x": ["N", 1, 8, 8]}, 99, "99, expected float images"),
+        ({"x": ["N", 1, 8, 8]}, TensorProto.INT64, "int64, expected float or uint8 images"),
+        ({"x": ["N", 1, 8, 8]}, 99, "99, expected float or uint8 images"),
         ({"x": ["N", 1, 8, 8], "z": [1]}, TensorProto.FLOAT, "one image input.*x, z"),
         ({}, TensorProto.FLOAT, "one image input.*none"),
         ({"x": ["N", 3, 2**20, 2**20]}, TensorProto.FLOAT, "too large"),
@@ -273,7 +273,7 @@ def test_inputs_that_are_no_images(inputs: dict[str, Shape], elem_type: int, mes
 def test_input_that_is_no_tensor() -> None:
     model = small_net()
     model.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
-    with pytest.raises(NotAnImageClassifierError, match="expected float images"):
+    with pytest.raises(NotAnImageClassifierError, match="expected float or uint8 images"):
         load_classifier(model)
 
 

@@ -448,13 +448,11 @@ def test_results_do_not_depend_on_anything_but_model_images_and_configuration(
         (["GOOD", "--clean-dir", "CLEAN", "--frobnicate"], ["--frobnicate"]),
         (["GOOD", "--clean-dir", "CLEAN", "--schedule", "slow"], ["slow", "paper"]),
         (["GOOD", "--clean-dir", "CLEAN", "--target-classes", "5-2"], ["5-2"]),
-        (["GOOD", "--clean-dir", "CLEAN", "--target-classes", "99"], ["99"]),
         (["GOOD", "--clean-dir", "CLEAN", "--mean", "a,b"], ["--mean"]),
         (["GOOD", "--clean-dir", "CLEAN", "--image-size", "0x4"], ["--image-size"]),
         (["GOOD", "--clean-dir", "CLEAN", "--images-per-class", "0"], ["images-per-class"]),
         (["GOOD", "--clean-dir", "CLEAN", "--labels", "nowhere.txt"], ["nowhere.txt"]),
         (["GOOD", "--clean-dir", "CLEAN", "--preprocess", "nowhere.json"], ["nowhere.json"]),
-        (["GOOD", "--clean-dir", "CLEAN", "--mean", "0.1,0.2"], ["mean"]),
         (["GOOD", "--clean-dir", "CLEAN", "--device", "tpu"], ["tpu"]),
         (["GOOD", "--clean-dir", "CLEAN", "--device", "cuda:x"], ["cuda:x"]),
         (["GOOD", "--clean-dir", "CLEAN", "--device", "cuda:99"], ["cuda:99"]),
@@ -474,6 +472,19 @@ def test_wrong_usage_exits_with_4_and_one_line_and_json_still_parses(
     assert document["models"] == []
     assert document["error"]["code"] == "usage"
     assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), [(["--target-classes", "99"], "99"), (["--mean", "0.1,0.2"], "mean")]
+)
+def test_an_option_that_does_not_fit_the_model_exits_with_4(
+    arguments: list[str], word: str, tmp_path: Path, clean: Path, good: Path
+) -> None:
+    run = here(good, "--clean-dir", clean, *arguments, "-q", "--format=json", cwd=tmp_path)
+    assert run.code == 4
+    assert_one_line_of_error(run, word)
+    (model,) = run.document()["models"]
+    assert [reason["code"] for reason in model["reasons"]] == ["usage"]
 
 
 def test_an_unknown_format_is_wrong_usage(tmp_path: Path, clean: Path, good: Path) -> None:

@@ -17,12 +17,17 @@ Arrays = Sequence[np.ndarray | np.generic | None]
 
 
 def one_node(
-    op_type: str, inputs: Arrays, opset: int, n_outputs: int = 1, **attributes: Any
+    op_type: str,
+    inputs: Arrays,
+    opset: int,
+    n_outputs: int = 1,
+    domain: str = "",
+    **attributes: Any,
 ) -> onnx.ModelProto:
     """A model of one node whose inputs are all graph inputs; None is an absent input."""
     names = ["" if value is None else f"in{i}" for i, value in enumerate(inputs)]
     outputs = [f"out{i}" for i in range(n_outputs)]
-    node = helper.make_node(op_type, names, outputs, name="node", **attributes)
+    node = helper.make_node(op_type, names, outputs, name="node", domain=domain, **attributes)
     declared = [
         helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
@@ -32,7 +37,9 @@ def one_node(
     ]
     results = [onnx.ValueInfoProto(name=name) for name in outputs]
     graph = helper.make_graph([node], "one_node", declared, results)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    opsets = [helper.make_opsetid("", opset)]
+    opsets += [helper.make_opsetid(domain, 1)] if domain else []
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 def run_ort(model: onnx.ModelProto, inputs: Arrays) -> list[np.ndarray]:

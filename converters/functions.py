@@ -1,0 +1,133 @@
+"""Functions in place of operators: a file's own ones, and the bodies that ONNX gives for its own.
+
+Both are replaced by what they consist of, so that everything later sees operators only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import onnx
+from onnx import NodeProto, inliner
+
+from converters.errors import ModelFormatError, UnsupportedModelError
+from converters.registry import is_registered, lookup, normal_domain
+from converters.validation import Limits, check_nodes, tensor_bytes
+
+_MAX_DEPTH = 64  # of functions that call functions; exporters write a handful
+_MAX_ROUNDS = 4  # of standard bodies that need standard bodies; at most 2 are known
+
+Identifier = tuple[str, str, str]
+
+
+class _Size(NamedTuple):
+    """What is left of a function's call once everything in it is inlined."""
+
+    nodes: int
+    tensor_bytes: int
+
+
+def check_functions(model: onnx.ModelProto, limits: Limits) -> None:
+    """Refuse functions that don't end, that grow beyond the limits, or that pose as operators.
+
+    Raises:
+        ModelFormatError: naming the function.
+        UnsupportedModelError: a function with the name of an operator.
+    """
+    functions: dict[Identifier, onnx.FunctionProto] = {}
+    for function in model.functions:
+        key = (normal_domain(function.domain), function.name, function.overload)
+        if key in functions:
+            raise ModelFormatError(f"two functions have the name {function.name!r}")
+        functions[key] = function
+        check_nodes(function.node, function.input)
+        if not key[0] or is_registered(key[0], key[1]):
+            version = next((o.version for o in model.opset_import if o.domain == key[0]), 0)
+            line = f"{'.'.join(filter(None, key[:2]))}-{version} (1)"
+            raise UnsupportedModelError(f"functions with the name of an operator: {line}", (line,))
+    sizes: dict[Identifier, _Size] = {}
+    for key in functions:
+        _measure(key, functions, sizes, 0)
+    total = _total(model.graph.node, sizes)
+    if total.nodes > limits.nodes:
+        raise ModelFormatError(f"{total.nodes} nodes in functions; the limit is {limits.nodes}")
+    if total.tensor_bytes > limits.tensor_bytes:
+        raise ModelFormatError(
+            f"{total.tensor_bytes} bytes in functions; the limit is {limits.tensor_bytes}"
+        )
+
+
+def inline_functions(model: onnx.ModelProto) -> None:
+    """Replace calls of the file's own functions, and of standard operators that are not registered.
+
+    What can't be replaced is left as it is. Precondition: `check_functions`, topological order.
+    """
+    try:
+        if model.functions:
+            model.CopyFrom(inliner.inline_local_functions(model))
+        for _ in range(_MAX_ROUNDS):
+            names = _standard_calls(model)
+            if not names:
+                return
+            identifiers = [("", name) for name in names]
+            model.CopyFrom(inliner.inline_selected_functions(model, identifiers, False, True))
+    except (RuntimeError, ValueError):  # a type that can't be inferred, or a model over 2 GB
+        return
+
+
+def _standard_calls(model: onnx.ModelProto) -> list[str]:
+    """Standard operators of the graph with a function body and without a registered function."""
+    opset = max((o.version for o in model.opset_import if not normal_domain(o.domain)), default=0)
+    names = []
+    for name in sorted({n.op_type for n in model.graph.node if not normal_domain(n.domain)}):
+        if lookup("", name, opset) is None and onnx.defs.has(name, opset, ""):
+            schema = onnx.defs.get_schema(name, opset, "")
+            if schema.has_function or schema.has_context_dependent_function:
+                names.append(name)
+    return names
+
+
+def _measure(
+    key: Identifier,
+    functions: dict[Identifier, onnx.FunctionProto],
+    sizes: dict[Identifier, _Size | None],
+    depth: int,
+) -> None:
+    """Fill `sizes` for a function and for all that it calls; None marks one that is being done."""
+    if key in sizes:
+        if sizes[key] is None:
+            raise ModelFormatError(f"function {key[1]!r} calls itself")
+        return
+    if depth > _MAX_DEPTH:
+        raise ModelFormatError(f"functions call each other more than {_MAX_DEPTH} deep")
+    sizes[key] = None
+    for node in _all_nodes(functions[key].node):
+        if _called(node) in functions:
+            _measure(_called(node), functions, sizes, depth + 1)
+    sizes[key] = _total(functions[key].node, sizes)
+
+
+def _total(nodes: Iterable[NodeProto], sizes: dict[Identifier, _Size | None]) -> _Size:
+    count = held = 0
+    for node in _all_nodes(nodes):
+        size = sizes.get(_called(node))
+        count += size.nodes if size else 1
+        held += size.tensor_bytes if size else tensor_bytes(node)
+    return _Size(count, held)
+
+
+def _called(node: NodeProto) -> Identifier:
+    return normal_domain(node.domain), node.op_type, node.overload
+
+
+def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes and those of their subgraphs."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            waiting += attribute.g.node
+            for graph in attribute.graphs:
+                waiting += graph.node
