@@ -12,8 +12,15 @@ import onnx
 from onnx import NodeProto, inliner
 
 from converters.errors import ModelFormatError, UnsupportedModelError
+from converters.instructions import operator_label
 from converters.registry import is_registered, lookup, normal_domain
-from converters.validation import Limits, check_nodes, tensor_bytes
+from converters.validation import (
+    Limits,
+    check_nodes,
+    check_operator_sets,
+    check_texts,
+    tensor_bytes,
+)
 
 _MAX_DEPTH = 64  # of functions that call functions; exporters write a handful
 _MAX_ROUNDS = 4  # of standard bodies that need standard bodies; at most 2 are known
@@ -37,16 +44,15 @@ def check_functions(model: onnx.ModelProto, limits: Limits) -> None:
     """
     functions: dict[Identifier, onnx.FunctionProto] = {}
     for function in model.functions:
-        key = (normal_domain(function.domain), function.name, function.overload)
+        key = _checked(function)
         if key in functions:
             raise ModelFormatError(f"two functions have the name {function.name!r}")
         functions[key] = function
-        check_nodes(function.node, function.input)
         if not key[0] or is_registered(key[0], key[1]):
-            version = next((o.version for o in model.opset_import if o.domain == key[0]), 0)
-            line = f"{'.'.join(filter(None, key[:2]))}-{version} (1)"
+            versions = (o.version for o in model.opset_import if normal_domain(o.domain) == key[0])
+            line = f"{operator_label(key[0], key[1], next(versions, None))} (1)"
             raise UnsupportedModelError(f"functions with the name of an operator: {line}", (line,))
-    sizes: dict[Identifier, _Size] = {}
+    sizes: dict[Identifier, _Size | None] = {}
     for key in functions:
         _measure(key, functions, sizes, 0)
     total = _total(model.graph.node, sizes)
@@ -56,6 +62,19 @@ def check_functions(model: onnx.ModelProto, limits: Limits) -> None:
         raise ModelFormatError(
             f"{total.tensor_bytes} bytes in functions; the limit is {limits.tensor_bytes}"
         )
+
+
+def _checked(function: onnx.FunctionProto) -> Identifier:
+    """What a function is called by; its own lists are unambiguous after this."""
+    check_texts(
+        (function.domain, function.name, function.overload, *function.input, *function.output),
+        "a function's name",
+    )
+    check_operator_sets(function.opset_import)
+    check_nodes(function.node, function.input)
+    if len(set(function.input)) != len(function.input):
+        raise ModelFormatError(f"two inputs of function {function.name!r} have the same name")
+    return normal_domain(function.domain), function.name, function.overload
 
 
 def inline_functions(model: onnx.ModelProto) -> None:
@@ -83,7 +102,10 @@ def _standard_calls(model: onnx.ModelProto) -> list[str]:
     for name in sorted({n.op_type for n in model.graph.node if not normal_domain(n.domain)}):
         if lookup("", name, opset) is None and onnx.defs.has(name, opset, ""):
             schema = onnx.defs.get_schema(name, opset, "")
-            if schema.has_function or schema.has_context_dependent_function:
+            if (
+                schema.has_function  # type: ignore[attr-defined]
+                or schema.has_context_dependent_function  # type: ignore[attr-defined]
+            ):
                 names.append(name)
     return names
 

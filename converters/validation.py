@@ -49,7 +49,8 @@ def validate(model: onnx.ModelProto, limits: Limits) -> None:
         raise ModelFormatError("the graph has no outputs")
     if graph.sparse_initializer:
         raise UnsupportedModelError("sparse initializers are not supported")
-    _check_operator_sets(model)
+    check_operator_sets(model.opset_import)
+    check_texts((model.producer_name, model.producer_version), "the producer")
     _check_names(graph)
     _check_nodes(graph)
     _check_declared_sizes(model, limits)
@@ -125,16 +126,20 @@ def _subgraphs(attribute: AttributeProto) -> list[GraphProto]:
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
-def _check_operator_sets(model: onnx.ModelProto) -> None:
+def check_operator_sets(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
+    """Refuse two versions of one operator set, or none at all.
+
+    Raises:
+        ModelFormatError: naming the operator set.
+    """
     versions: dict[str, int] = {}
-    for imported in model.opset_import:
-        _check_texts((imported.domain,), "an operator set's domain")
+    for imported in imports:
+        check_texts((imported.domain,), "an operator set's domain")
         domain = "" if imported.domain == "ai.onnx" else imported.domain
         if versions.setdefault(domain, imported.version) != imported.version:
             raise ModelFormatError(f"two versions of operator set {domain or 'ai.onnx'!r}")
     if not versions:
         raise ModelFormatError("the model imports no operator set")
-    _check_texts((model.producer_name, model.producer_version), "the producer")
 
 
 def _check_names(graph: GraphProto) -> None:
@@ -145,7 +150,7 @@ def _check_names(graph: GraphProto) -> None:
         ("initializers", graph.initializer),
     ):
         names = [value.name for value in values]
-        _check_texts(names, f"a name among the {what}")
+        check_texts(names, f"a name among the {what}")
         if "" in names:
             raise ModelFormatError(f"a name among the {what} is empty")
         if len(set(names)) != len(names):
@@ -169,7 +174,7 @@ def check_nodes(nodes: Iterable[NodeProto], given: Iterable[str]) -> None:
     """
     assigned = set(given)
     for node in nodes:
-        _check_texts(
+        check_texts(
             (node.op_type, node.domain, node.name, node.overload, *node.input, *node.output),
             "a node's name or operator",
         )
@@ -178,13 +183,17 @@ def check_nodes(nodes: Iterable[NodeProto], given: Iterable[str]) -> None:
                 raise ModelFormatError(f"tensor {name!r} is assigned more than once")
             assigned.add(name)
         attributes = [attribute.name for attribute in node.attribute]
-        _check_texts(attributes, "an attribute's name")
+        check_texts(attributes, "an attribute's name")
         if len(set(attributes)) != len(attributes):
             raise ModelFormatError(f"node {node.name!r} has two attributes of the same name")
 
 
-def _check_texts(texts: Iterable[object], what: str) -> None:
-    """Protobuf hands out text that is not valid UTF-8 as bytes."""
+def check_texts(texts: Iterable[object], what: str) -> None:
+    """Refuse text that is not valid UTF-8, which protobuf hands out as bytes.
+
+    Raises:
+        ModelFormatError: saying what it is.
+    """
     if not all(isinstance(text, str) for text in texts):
         raise ModelFormatError(f"{what} is not valid UTF-8")
 
@@ -192,7 +201,7 @@ def _check_texts(texts: Iterable[object], what: str) -> None:
 def _check_declared_sizes(model: onnx.ModelProto, limits: Limits) -> None:
     total = 0
     for tensor in all_tensors(model):
-        _check_texts((tensor.name,), "a tensor's name")
+        check_texts((tensor.name,), "a tensor's name")
         if any(dim < 0 for dim in tensor.dims):
             raise ModelFormatError(f"tensor {tensor.name!r} has a negative dimension")
         total += declared_bytes(tensor)

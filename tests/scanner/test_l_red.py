@@ -14,7 +14,7 @@ import torch
 from scipy import optimize
 
 from scanner.config import LRedConfig
-from scanner.detectors import l_red
+from scanner.detectors import l_red, misclassification
 from scanner.detectors.l_red import (
     PatternEstimate,
     annealed_weights,
@@ -53,9 +53,9 @@ def estimate(
     deadline: float | None = None,
 ) -> list[PatternEstimate]:
     objective = GroupMisclassification(
-        as_classifier(model), images, np.asarray(labels, np.int64), targets, batch_images
+        as_classifier(model), images, np.asarray(labels, np.int64), targets, batch_images, deadline
     )
-    return estimate_patterns(objective, config, deadline)
+    return estimate_patterns(objective, config)
 
 
 # --- (a) the norm -----------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_a_deadline_in_the_past_censors_every_class(schedule: str) -> None:
 
 def test_a_deadline_keeps_the_lower_bounds_reached_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(1000))
-    monkeypatch.setattr(l_red.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(misclassification.time, "monotonic", lambda: next(ticks))
     images, labels = template_images(4, 3)
     config = LRedConfig(schedule="paper", step_size=0.01)
     for found in estimate(template_model(4), images, labels, [0, 1], config, deadline=7):
@@ -422,7 +422,7 @@ def test_a_deadline_after_the_coarse_run_keeps_what_was_found(
     (whole,) = estimate(template_model(4), images, labels, [1])
     reached = np.flatnonzero(whole.trace[:, 1] > FAST.misclassification_fraction)
     ticks = iter(range(1000))
-    monkeypatch.setattr(l_red.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(misclassification.time, "monotonic", lambda: next(ticks))
     coarse_end = int(reached[0]) + 1
     (found,) = estimate(template_model(4), images, labels, [1], deadline=coarse_end + 3)
     assert found.found
@@ -478,6 +478,6 @@ def test_progress_is_told_of_every_iteration() -> None:
         as_classifier(template_model(3)), images, labels, [0, 1, 2], LARGE_BATCH
     )
     told: list[tuple[int, int, int]] = []
-    found = estimate_patterns(objective, FAST, None, lambda *figures: told.append(figures))
+    found = estimate_patterns(objective, FAST, lambda *figures: told.append(figures))
     assert told[-1] == (3, 3, sum(f.gradient_evaluations for f in found))
     assert [finished for finished, _, _ in told] == sorted(finished for finished, _, _ in told)

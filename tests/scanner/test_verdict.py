@@ -166,13 +166,24 @@ def test_the_significance_is_an_option() -> None:
 def test_a_class_censored_below_the_median_forbids_no_backdoor_found() -> None:
     classes = results(CLEAN)
     censor(classes, 4, 0.5)
-    assert verdict_of(classes) == (INCONCLUSIVE, (), ["censored_below_median"])
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["smallest_norm", "censored_below_median"])
 
 
 def test_a_class_censored_with_norm_zero_forbids_it_too() -> None:
     classes = results(CLEAN)
     censor(classes, 4, 0.0)
-    assert verdict_of(classes) == (INCONCLUSIVE, (), ["censored_below_median"])
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["smallest_norm", "censored_below_median"])
+
+
+def test_two_target_classes_that_mask_one_another_forbid_no_backdoor_found() -> None:
+    norms = [0.30, 0.31, *CLEAN[2:]]
+    stats = evaluate_statistics(results(norms), VerdictConfig())
+    assert stats is not None
+    assert stats.ratio_to_median >= stats.required_ratio_to_median
+    assert not stats.large
+    verdict, accused, reasons = verdict_of(results(norms))
+    assert (verdict, accused) == (INCONCLUSIVE, ())
+    assert reasons[-1] in ("several_small_norms", "effect_too_small")
 
 
 def test_more_than_a_fifth_censored_forbids_no_backdoor_found() -> None:
@@ -181,7 +192,7 @@ def test_more_than_a_fifth_censored_forbids_no_backdoor_found() -> None:
         censor(classes, target, 9.0)
     assert verdict_of(classes)[0] == NO_BACKDOOR_FOUND
     censor(classes, 9, 9.0)
-    assert verdict_of(classes) == (INCONCLUSIVE, (), ["many_classes_censored"])
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["smallest_norm", "many_classes_censored"])
 
 
 def test_a_class_censored_below_the_median_does_not_hide_a_found_backdoor() -> None:
