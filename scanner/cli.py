@@ -61,7 +61,10 @@ def scan(
         str | None, typer.Option(help="Putative target classes, such as 0,3,5-9.  [default: all]")
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Bound on one model's scan; over it: inconclusive.")
+        float | None,
+        typer.Option(
+            min=0, help="Bound on one model's scan, loading included; over it: inconclusive."
+        ),
     ] = None,
     schedule: Annotated[
         str, typer.Option(help="fast, or paper: Algorithm 1 to the letter (slow).")

@@ -75,7 +75,8 @@ class ScanConfig:
         l_red, verdict, preprocessing: see their classes.
         images_per_class: how many correctly classified clean images of each class are used.
         target_classes: putative target classes to test; None: all.
-        max_seconds: wall time for one model's scan; None: unlimited.
+        max_seconds: wall time for one model's scan, looked at between the passes of the search;
+            None: unlimited.
         labels: a file with one class name per line (line number = class), or None.
         output: name of the model's output to use, or None.
         image_size: (height, width) for models that leave them free, or None.

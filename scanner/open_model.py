@@ -15,7 +15,12 @@ from scanner.config import ScanConfig
 from scanner.preprocessing import Preprocessing, resolve
 from scanner.preprocessing_sources import class_names
 
-SEARCH_IMAGES = 256  # the preprocessing search looks at no more, evenly spread over the classes
+SAMPLE_IMAGES = 256  # the preprocessing search and the parity check look at no more
+
+
+def sample(images: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Indices of at most `SAMPLE_IMAGES` images, evenly spread (so over the classes too)."""
+    return np.arange(0, len(images), -(-len(images) // SAMPLE_IMAGES))
 
 
 def load_clean_set(onnx: OnnxClassifier, loader: CleanSetLoader, config: ScanConfig) -> CleanSet:
@@ -63,7 +68,7 @@ def open_classifier(onnx: OnnxClassifier, clean: CleanSet, config: ScanConfig) -
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     onnx.graph.to(device)
 
-    some = np.arange(0, len(clean.images), -(-len(clean.images) // SEARCH_IMAGES))
+    some = sample(clean.images)
 
     def logits_under(preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
         return Classifier(onnx, preprocessing, session, device).logits(clean.images[some])

@@ -27,7 +27,7 @@ from scanner.corroboration import corroborate
 from scanner.detectors.l_red import PatternEstimate, estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
 from scanner.errors import BdscanError, NothingToScanError, UsageError
-from scanner.open_model import load_clean_set, open_classifier
+from scanner.open_model import load_clean_set, open_classifier, sample
 from scanner.plan import plan_scan
 from scanner.preprocessing_sources import read_preprocessing_file
 from scanner.progress import Silent, Watcher
@@ -179,7 +179,8 @@ class _Scan:
         targets = self._targets(onnx.class_count)
         opened = open_classifier(onnx, clean, config)
         classifier, accuracy = opened.classifier, opened.accuracy
-        parity = check_parity(onnx, classifier.inputs(clean.images), classifier.session)
+        compared = classifier.inputs(clean.images[sample(clean.images)])
+        parity = check_parity(onnx, compared, classifier.session)
         labels, chosen, counts = self._choose(clean, opened.predicted, onnx.class_count)
         used = np.bincount(labels[chosen], minlength=onnx.class_count)
         fatal = forbidding_flags(onnx, clean, classifier.preprocessing, accuracy, used, targets)
@@ -275,7 +276,7 @@ class _Scan:
             reasons=reasons,
             detectors=(detector,),
             timings={"search_seconds": seconds},
-            arrays={DETECTOR: {e.target_class: _arrays(e) for e in estimates}},
+            arrays={DETECTOR: {e.target_class: _arrays(e) for e in estimates if e.norm > 0}},
         )
 
 
