@@ -62,9 +62,7 @@ def scan(
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="Bound on one model's scan, loading included; over it: inconclusive."
-        ),
+        typer.Option(min=0, help="Bound on one model's scan; over it: inconclusive."),
     ] = None,
     schedule: Annotated[
         str, typer.Option(help="fast, or paper: Algorithm 1 to the letter (slow).")
