@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import onnx
-from onnx import NodeProto, inliner
+from onnx import AttributeProto, NodeProto, inliner
 
 from converters.errors import ModelFormatError, UnsupportedModelError
 from converters.instructions import operator_label
@@ -84,6 +84,7 @@ def inline_functions(model: onnx.ModelProto) -> None:
     """
     try:
         if model.functions:
+            _write_out_own_defaults(model)
             model.CopyFrom(inliner.inline_local_functions(model))
         for _ in range(_MAX_ROUNDS):
             names = _standard_calls(model)
@@ -96,18 +97,43 @@ def inline_functions(model: onnx.ModelProto) -> None:
 
 
 def _standard_calls(model: onnx.ModelProto) -> list[str]:
-    """Standard operators of the graph with a function body and without a registered function."""
+    """Standard operators of the graph with a function body and without a registered function.
+
+    Their nodes get the default attributes written out, as in `_write_out_own_defaults`.
+    """
     opset = max((o.version for o in model.opset_import if not normal_domain(o.domain)), default=0)
-    names = []
-    for name in sorted({n.op_type for n in model.graph.node if not normal_domain(n.domain)}):
-        if lookup("", name, opset) is None and onnx.defs.has(name, opset, ""):
-            schema = onnx.defs.get_schema(name, opset, "")
-            if (
-                schema.has_function  # type: ignore[attr-defined]
-                or schema.has_context_dependent_function  # type: ignore[attr-defined]
-            ):
-                names.append(name)
-    return names
+    names = set()
+    for node in model.graph.node:
+        name = node.op_type
+        if normal_domain(node.domain) or lookup("", name, opset):
+            continue
+        schema = onnx.defs.get_schema(name, opset, "") if onnx.defs.has(name, opset, "") else None
+        if schema is not None and _has_body(schema):
+            names.add(name)
+            _write_out(node, (a.default_value for a in schema.attributes.values()))
+    return sorted(names)
+
+
+def _write_out_own_defaults(model: onnx.ModelProto) -> None:
+    """Write default attributes out where a function is called: the inliner would leave them out."""
+    functions = {
+        (normal_domain(f.domain), f.name, f.overload): f.attribute_proto for f in model.functions
+    }
+    for nodes in (model.graph.node, *(f.node for f in model.functions)):
+        for node in _all_nodes(nodes):
+            _write_out(node, functions.get(_called(node), ()))
+
+
+def _write_out(node: NodeProto, defaults: Iterable[AttributeProto]) -> None:
+    given = {attribute.name for attribute in node.attribute}
+    node.attribute.extend(v for v in defaults if v.name and v.name not in given)
+
+
+def _has_body(schema: onnx.defs.OpSchema) -> bool:
+    # onnx's type stubs lack both.
+    plain: bool = schema.has_function  # type: ignore[attr-defined]
+    by_types: bool = schema.has_context_dependent_function  # type: ignore[attr-defined]
+    return plain or by_types
 
 
 def _measure(

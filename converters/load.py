@@ -28,7 +28,7 @@ def load_classifier(
         output: name of the output to use; default: see `prepare_classifier`.
         image_size: (height, width) for a model that leaves them free.
         parity_inputs: (N, ...) in the model's layout and type; default: seeded random images, 8, or
-            32 for a model that is quantised or half-precision, whose last step may fall either
+            20 for a model that is quantised or half-precision, whose last step may fall either
             way. Real images prove more: see `check_parity`.
 
     Raises:
@@ -37,7 +37,7 @@ def load_classifier(
     """
     classifier = prepare_classifier(read_model(source, limits), output, image_size)
     if parity_inputs is None:
-        count = 32 if is_low_precision(classifier) else 8
+        count = 20 if is_low_precision(classifier) else 8
         shape = (count, *classifier.image_input.shape)
         random = np.random.default_rng(0).random(shape, dtype=np.float32)
         pixels = random * (classifier.image_input.pixel_range_hint or 1)

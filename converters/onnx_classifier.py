@@ -14,9 +14,11 @@ import torch
 from converters.batch_axis import PROOF_BATCH, free_batch, run_in_batches, sample_images
 from converters.class_output import choose_output, is_activation, is_distribution
 from converters.convert import graph_of
+from converters.errors import UnsupportedModelError
 from converters.functions import inline_functions
 from converters.image_input import ImageInput, find_image_input
 from converters.model_file import ModelFile
+from converters.opset import fit_opset, must_convert
 from converters.rewrite import (
     clamp_ir_version,
     drop_initializers_from_inputs,
@@ -35,7 +37,8 @@ class OnnxClassifier:
 
     Attributes:
         file: the validated file as it came.
-        original: the vendor's model, only sorted and labelled so that engines read it.
+        original: the vendor's model, only sorted, and labelled or converted to an operator set so
+            that ONNX Runtime reads it.
         model: the rewritten model; its first output is the logits.
         graph: the rewritten model in torch; called with one input tensor, its first output is the
             logits, its last one the vendor's output.
@@ -93,6 +96,7 @@ def prepare_classifier(
     original = _copy(file.proto)
     clamp_ir_version(original)
     sort_nodes(original)
+    converted = _convert(original, image_size) if must_convert(original) else ""
     model = _copy(original)
     drop_initializers_from_inputs(model)
     inline_functions(model)
@@ -106,6 +110,7 @@ def prepare_classifier(
     keep_output(model, output_name)
     set_outputs(model, (logits_name, output_name))
     graph, batch_size, rewrites = free_batch(model, graph_of(model), image_input)
+    rewrites = [*filter(None, [converted]), *rewrites]
     with torch.no_grad():
         images = sample_images(image_input, PROOF_BATCH)
         results = run_in_batches(graph, images, batch_size)
@@ -130,6 +135,27 @@ def prepare_classifier(
         batch_size=batch_size,
         rewrites=tuple(rewrites),
     )
+
+
+def _convert(original: onnx.ModelProto, image_size: tuple[int, int] | None) -> str:
+    """Convert the operator set in place, prove it on a few images, and say what was done.
+
+    Raises:
+        UnsupportedModelError: it can't be converted, or gives other numbers then.
+    """
+    vendors = _copy(original)
+    drop_initializers_from_inputs(vendors)
+    image_input = find_image_input(graph_inputs(vendors), image_size)
+    images = sample_images(image_input, image_input.batch_size or 1)
+    before = graph_of(vendors)
+    with torch.no_grad():
+        ranks = {name: len(kind.shape) for name, kind in before.tensor_types(images).items()}
+        done = fit_opset(original, ranks)
+        after = graph_of(original)(images)
+        for old, new in zip(before(images), after, strict=True):
+            if old.shape != new.shape or not torch.allclose(old, new, 1e-3, 1e-5, equal_nan=True):
+                raise UnsupportedModelError("converting the operator set changes the results")
+    return done
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

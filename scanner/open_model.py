@@ -80,6 +80,7 @@ def open_classifier(onnx: OnnxClassifier, clean: CleanSet, config: ScanConfig) -
         config.preprocessing,
         clean.labels[some],
         logits_under,
+        onnx.image_input.pixel_range_hint,
     )
     classifier = Classifier(onnx, preprocessing, session, device)
     predicted = classifier.predictions(clean.images)

@@ -89,6 +89,7 @@ def resolve(
     options: PreprocessingOptions,
     labels: npt.NDArray[np.int64],
     logits_under: Scorer,
+    pixel_range_hint: float | None = None,
 ) -> Preprocessing:
     """Find the preprocessing of a model.
 
@@ -96,6 +97,7 @@ def resolve(
         channels: of the model's input, 1 or 3.
         labels: (N,) labels of the clean images; all -1 if there are none.
         logits_under: gives the (N, K) logits of the clean images under a preprocessing.
+        pixel_range_hint: what the graph's input type says of the pixel range (255 for uint8).
 
     Raises:
         UsageError: stated values that can't be read or don't fit the channels.
@@ -103,6 +105,13 @@ def resolve(
     known = _usable(stated_values(model, model_path, options), channels)
     if channels == 1:
         known["channel_order"] = ("gray", "one channel")
+    if pixel_range_hint is not None:  # whole numbers leave no room for normalisation outside
+        raw = {
+            "pixel_range": pixel_range_hint,
+            "mean": (0.0,) * channels,
+            "std": (1.0,) * channels,
+        }
+        known |= {key: (value, "input type") for key, value in raw.items() if key not in known}
     raw_only = "mean" not in known and "std" not in known and normalises_itself(model)
     candidates = list(_candidates(known, channels, raw_only))
     labelled = bool((labels >= 0).all())

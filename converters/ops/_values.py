@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 Ints = Sequence[int] | None
 """An optional list attribute."""
+
+MAX_RESULT_BYTES = 2**32
+"""What a result may take whose size the file's numbers decide, in bytes."""
+
+
+def affordable(shape: Sequence[int], dtype: torch.dtype) -> list[int]:
+    """The shape itself, if a tensor of it may be made.
+
+    A file of a few bytes can ask for a tensor that fills any memory.
+
+    Raises:
+        ValueError: it would take more than `MAX_RESULT_BYTES`.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_RESULT_BYTES:
+        raise ValueError(
+            f"a result of shape {list(shape)} takes {size} bytes; the limit is {MAX_RESULT_BYTES}"
+        )
+    return list(shape)
 
 
 def ints(value: torch.Tensor | Sequence[int] | int) -> list[int]:

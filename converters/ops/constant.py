@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from onnx import TensorProto
 
-from converters.ops._values import ints
+from converters.ops._values import affordable, ints
 from converters.registry import op
 
 DTYPES: dict[int, torch.dtype] = {
@@ -66,8 +66,8 @@ def constant(
 def constant_of_shape(shape: torch.Tensor, *, value: torch.Tensor | None = None) -> torch.Tensor:
     """A tensor of this shape filled with the one number in `value`, by default float32 zero."""
     if value is None:
-        return torch.zeros(ints(shape))
-    return value.reshape(()).expand(ints(shape)).clone()
+        value = torch.zeros(())
+    return value.reshape(()).expand(affordable(ints(shape), value.dtype)).clone()
 
 
 @op("Range")
@@ -78,13 +78,14 @@ def range_(start: torch.Tensor, limit: torch.Tensor, delta: torch.Tensor) -> tor
         raise ValueError("delta is 0")
     count = max(math.ceil((last - first) / step), 0)
     number_type = torch.float64 if start.is_floating_point() else torch.int64
+    affordable([count], number_type)
     return (first + torch.arange(count, dtype=number_type) * step).to(start.dtype)
 
 
 @op("EyeLike")
 def eye_like(x: torch.Tensor, *, dtype: int | None = None, k: int = 0) -> torch.Tensor:
     """Ones on the k-th diagonal of a matrix of the shape of x, zeros elsewhere."""
-    rows, columns = x.shape
+    rows, columns = affordable(x.shape, torch.int64)
     at = torch.arange(columns)[None, :] - torch.arange(rows)[:, None] == k
     return at.to(x.dtype if dtype is None else torch_type(dtype))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from converters.ops._values import Ints, all_axes, beside, ints, one_axis, together
+from converters.ops._values import Ints, affordable, all_axes, beside, ints, one_axis, together
 from converters.registry import op
 
 
@@ -145,6 +145,7 @@ def one_hot(
     """A new axis of size `depth`: values[1] at the index, values[0] elsewhere and out of range."""
     size, rank = ints(depth)[0], indices.ndim + 1
     axis = one_axis(axis, rank)
+    affordable([*indices.shape, size], values.dtype)
     at = indices.long()
     at = torch.where(at < 0, at + size, at).unsqueeze(axis)
     places = torch.arange(size, device=at.device)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from converters.ops._spatial import padded, window
-from converters.ops._values import Ints, beside, broadcast_shape, together
+from converters.ops._values import Ints, affordable, beside, broadcast_shape, together
 from converters.registry import op
 
 _CONV: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -72,8 +72,11 @@ def conv_transpose(
     kernel = _checked_kernel(x, w, kernel_shape)
     rank = len(kernel)
     place = window((0,) * rank, kernel, strides, dilations, None, "NOTSET")
-    full = _CONV_TRANSPOSE[rank](x, beside(w, x), None, place.strides, 0, 0, group, place.dilations)
     extra = tuple(output_padding or (0,) * rank)
+    grown = zip(x.shape[2:], place.strides, place.extents, extra, strict=True)
+    spatial = [(n - 1) * stride + extent + more for n, stride, extent, more in grown]
+    affordable([len(x), w.shape[1] * group, *spatial], x.dtype)
+    full = _CONV_TRANSPOSE[rank](x, beside(w, x), None, place.strides, 0, 0, group, place.dilations)
     size = [n + e for n, e in zip(full.shape[2:], extra, strict=True)]
     if output_shape:
         totals = [n - wanted for n, wanted in zip(size, output_shape[-rank:], strict=True)]

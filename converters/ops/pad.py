@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from converters.ops._spatial import padded
-from converters.ops._values import all_axes, ints
+from converters.ops._values import affordable, all_axes, ints
 from converters.registry import op
 
 
@@ -16,6 +16,8 @@ def _pad(x: torch.Tensor, pads: Sequence[int], mode: str, value: float) -> torch
     if len(pads) != 2 * x.ndim:
         raise ValueError(f"{len(pads)} pads for a tensor of rank {x.ndim}")
     begins, ends = pads[: x.ndim], pads[x.ndim :]
+    sizes = [max(sum(parts), 0) for parts in zip(x.shape, begins, ends, strict=True)]
+    affordable(sizes, x.dtype)
     if mode == "constant":
         return padded(x, begins, ends, value)
     if mode not in ("reflect", "edge", "wrap"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from converters.ops._values import Ints, all_axes, ints
+from converters.ops._values import Ints, affordable, all_axes, ints
 from converters.registry import op
 
 
@@ -138,6 +138,10 @@ def _resize(x: torch.Tensor, axes: Sequence[Axis], how: Sampling) -> torch.Tenso
         raise ValueError("an empty image can't be resized")
     if not x.is_floating_point() and how.mode != "nearest":
         raise NotImplementedError(f"mode {how.mode!r} on integers")
+    sizes = list(x.shape)
+    for axis in axes:
+        sizes[axis.index] = max(axis.size, axis.new_size)
+    affordable(sizes, x.dtype)
     for axis in axes:
         # As in ONNX Runtime, scale 1 leaves an axis alone, even if a region of it was asked for.
         if axis.scale != 1:

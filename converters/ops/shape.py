@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
-from converters.ops._values import Ints, all_axes, broadcast_shape, ints, one_axis, together
+from converters.ops._values import (
+    Ints,
+    affordable,
+    all_axes,
+    broadcast_shape,
+    ints,
+    one_axis,
+    together,
+)
 from converters.registry import op
 
 
@@ -159,13 +167,15 @@ def split(
 @op("Expand")
 def expand(x: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
     """x broadcast with a shape; both may have the greater size."""
-    return x.expand(broadcast_shape(x.shape, ints(shape)))
+    return x.expand(affordable(broadcast_shape(x.shape, ints(shape)), x.dtype))
 
 
 @op("Tile", since=1)
 def tile_1(x: torch.Tensor, tiles: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
     """x repeated `tiles` times along one axis."""
-    return torch.cat([x] * ints(tiles)[0], dim=one_axis(ints(axis)[0], x.ndim))
+    times = [1] * x.ndim
+    times[one_axis(ints(axis)[0], x.ndim)] = ints(tiles)[0]
+    return tile(x, torch.tensor(times))
 
 
 @op("Tile", since=6)
@@ -174,6 +184,7 @@ def tile(x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
     times = ints(repeats)
     if len(times) != x.ndim:
         raise ValueError(f"{len(times)} repeats for a tensor of rank {x.ndim}")
+    affordable([size * count for size, count in zip(x.shape, times, strict=True)], x.dtype)
     return torch.tile(x, times)
 
 

@@ -59,6 +59,19 @@ def test_functions_are_inlined() -> None:
     assert not classifier.model.functions
 
 
+def test_default_attributes_of_functions_are_kept() -> None:
+    inner = node("LeakyRelu", "a", "b")
+    inner.attribute.append(AttributeProto(name="alpha", ref_attr_name="slope", type=1))
+    leaky = function("Leaky", [inner])
+    leaky.attribute_proto.append(helper.make_attribute("slope", 0.7))
+    model = with_functions(function("Act", [call("Leaky", "a", "b")]), leaky)
+    model.ir_version = 9
+    x = images(3, 1, 8, 8)
+    np.testing.assert_allclose(
+        to_torch(model)(torch.from_numpy(x))[0], run_ort(model, x)[0], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_functions_of_another_operator_set_are_refused() -> None:
     other = function("Act", [node("Relu", "a", "b")])
     other.opset_import[0].version = 18

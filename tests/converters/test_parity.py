@@ -161,7 +161,7 @@ def test_results_that_are_not_finite_are_refused() -> None:
 
 def test_what_onnx_runtime_refuses_is_one_line() -> None:
     model = small_net()
-    model.opset_import[0].version = 9999
+    model.opset_import.add(domain="ai.onnx.ml", version=9999)
     with pytest.raises(UnsupportedModelError, match="ONNX Runtime refuses the model") as caught:
         load_classifier(model)
     assert "\n" not in str(caught.value)
