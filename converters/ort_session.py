@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 import numpy as np
@@ -46,9 +48,10 @@ def open_session(
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), sess_options=options, providers=providers
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces its fallbacks there
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), sess_options=options, providers=providers
+            )
     except Exception as error:  # ONNX Runtime's own exceptions share no public base class
         raise UnsupportedModelError(f"ONNX Runtime refuses the model: {_short(error)}") from error
     if device.startswith("cuda") and CUDA not in session.get_providers():

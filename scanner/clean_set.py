@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from scanner.errors import CleanSetMismatchError, UsageError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
 EXPECTED_TREE = "expected DIR/<class>/<image>.png, or DIR/<image>.png without classes"
+MAX_PIXELS = 50_000_000  # of one image; a small file can claim many more
 _SYNSET = re.compile(r"n\d{8}(\D.*)?$")
 
 
@@ -95,7 +97,9 @@ def _images_in(folder: Path, recursive: bool) -> list[Path]:
     return sorted(
         p
         for p in entries
-        if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
+        if p.suffix.lower() in EXTENSIONS
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     )
 
 
@@ -119,9 +123,10 @@ def map_classes(
         return _by_name(folders, names, class_count, f"labels file {labels_file}")
     if all(name.isascii() and name.isdigit() for name in folders):
         return _by_integer(folders, class_count)
-    if class_names and set(folders) <= set(class_names):
+    synsets = all(map(_SYNSET.match, folders))
+    if not synsets and class_names and set(folders) <= set(class_names):
         return _by_name(folders, class_names, class_count, "class names in the model's metadata")
-    rule = "synsets, sorted" if all(map(_SYNSET.match, folders)) else "folder names, sorted"
+    rule = "synsets, sorted" if synsets else "folder names, sorted"
     if len(folders) != class_count:
         raise CleanSetMismatchError(
             f"{len(folders)} class folders for a model of {class_count} classes: which folder is "
@@ -137,7 +142,7 @@ def read_labels(path: str) -> tuple[str, ...]:
         UsageError: the file can't be read as text.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"labels file {path} can't be read: {error}") from error
     while lines and not lines[-1].strip():
@@ -248,7 +253,7 @@ def _decode_all(folder: CleanFolder, channels: int, height: int, width: int) -> 
     digest = hashlib.sha256()
     for index, file in enumerate(folder.files):
         try:
-            digest.update(f"{file}\0".encode())
+            digest.update(os.fsencode(file) + b"\0")
             digest.update((folder.path / file).read_bytes())
             image, changed = decode_image(folder.path / file, channels, height, width)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -277,6 +282,8 @@ def decode_image(
     """
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"{path} has more than {MAX_PIXELS} pixels")
             opened.load()
             image = _eight_bit(opened).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError as error:
@@ -284,10 +291,10 @@ def decode_image(
     changed = image.size != (width, height)
     if changed:
         scale = max(width / image.width, height / image.height)
-        size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BILINEAR)
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+        shown = width / scale, height / scale  # the middle that fills the frame, in image pixels
+        left, top = (image.width - shown[0]) / 2, (image.height - shown[1]) / 2
+        box = (left, top, left + shown[0], top + shown[1])
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box)
     pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1), changed
 

@@ -97,6 +97,7 @@ def scan(
     ] = 1.6,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Report only.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
     no_progress: Annotated[bool, typer.Option(help="No progress bars.")] = False,
 ) -> int:
     """Search each model for a backdoor and give a verdict."""
@@ -122,8 +123,10 @@ def scan(
         seed=seed,
     )
     from scanner.command import run_scan
+    from scanner.progress import Silent, Teller
 
-    return run_scan(models, clean_dir, config, format, out_dir, quiet, not no_progress)
+    watcher = Silent() if quiet else Teller(bars=not no_progress, verbose=verbose)
+    return run_scan(models, clean_dir, config, format, out_dir, watcher)
 
 
 @app.command()
@@ -192,7 +195,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Nothing escapes: Python itself would exit with 1, which scripts read as "backdoor found".
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        output.prepare_streams()
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except (KeyboardInterrupt, Terminated):
+        return ExitCode.INTERRUPTED
+    except BaseException:  # telling an error failed too
+        return ExitCode.INCOMPLETE
+
+
+def _run(given: list[str]) -> int:
+    """`main`, with every error told."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         if not given:

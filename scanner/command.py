@@ -11,7 +11,7 @@ from scanner.clean_set import CleanSetLoader, find_clean_images
 from scanner.config import ScanConfig
 from scanner.errors import UsageError
 from scanner.exit_codes import ExitCode
-from scanner.progress import Silent, Teller
+from scanner.progress import Watcher
 from scanner.reports.console import ReportConsole, print_model, print_summary
 from scanner.results import (
     BACKDOOR_FOUND,
@@ -32,8 +32,7 @@ def run_scan(
     config: ScanConfig,
     format: str,
     out_dir: Path | None,
-    quiet: bool,
-    bars: bool,
+    watcher: Watcher,
 ) -> ExitCode:
     """Scan every model, print and store each report as it is done.
 
@@ -44,7 +43,6 @@ def run_scan(
     check_config(config)
     loader = CleanSetLoader(find_clean_images(clean_dir))
     folder = _result_folder(out_dir)
-    watcher = Silent() if quiet else Teller(bars)
     console = ReportConsole(highlight=False, soft_wrap=not sys.stdout.isatty())
     reports: list[ModelReport] = []
     unsaved = False
@@ -66,7 +64,10 @@ def run_scan(
     if unsaved and out_dir is not None and code is ExitCode.NO_BACKDOOR_FOUND:
         code = ExitCode.INCOMPLETE
     if format == "text":
-        print_summary(console, whole, code)
+        try:
+            print_summary(console, whole, code)
+        except OSError:
+            output.ignore_stdout()
     return code
 
 
@@ -76,8 +77,8 @@ def _save(report: ModelReport, folder: Path | None) -> ModelReport | None:
         return report
     try:
         return save(report, folder)
-    except OSError as error:
-        _warn(f"{report.model.path}: results could not be written to {folder}: {error.strerror}")
+    except (OSError, ValueError, RuntimeError) as error:  # h5py raises all of them
+        output.complain(f"{report.model.path}: results could not be written to {folder}: {error}")
         return None
 
 
@@ -97,10 +98,16 @@ def exit_code(report: ScanReport) -> ExitCode:
 
 
 def _print_one(report: ModelReport, format: str, console: ReportConsole) -> None:
+    """A report on standard output; if that can't be written, the scan goes on without."""
     if report.verdict == "error":
-        _warn(f"{report.model.path}: {'; '.join(note.message for note in report.reasons)}")
+        output.complain(
+            f"{report.model.path}: {'; '.join(note.message for note in report.reasons)}"
+        )
     if format == "text":
-        print_model(console, report)
+        try:
+            print_model(console, report)
+        except OSError:
+            output.ignore_stdout()
     elif format == "jsonl":
         output.print_text(json.dumps(to_json(report), allow_nan=False))
 
@@ -113,10 +120,6 @@ def _result_folder(out_dir: Path | None) -> Path | None:
     try:
         prepare_folder(DEFAULT_OUT_DIR)
     except UsageError as error:
-        _warn(f"{error}; results are only printed")
+        output.complain(f"{error}; results are only printed")
         return None
     return DEFAULT_OUT_DIR
-
-
-def _warn(message: str) -> None:
-    sys.stderr.write(f"bdscan: {' '.join(message.split())}\n")

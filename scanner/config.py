@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,3 @@ class ScanConfig:
     image_size: tuple[int, int] | None = None
     device: str = "auto"
     seed: int = 0
-
-    def digest(self) -> str:
-        """First 8 hex digits of the configuration's sha256: part of result file names."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]

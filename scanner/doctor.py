@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ def examine() -> dict[str, Any]:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
             "uninstall both, then install one"
         )
+    onnxruntime.set_default_logger_severity(4)
     offered = onnxruntime.get_available_providers()
     working = [name for name in offered if _starts(name)]
     if "CPUExecutionProvider" not in working:
@@ -60,9 +63,10 @@ def _starts(provider: str) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=[provider]
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces its fallbacks there
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=[provider]
+            )
         result = session.run(None, {"x": np.ones(2, np.float32)})[0]
     except Exception:  # whatever a provider raises, it does not start
         return False

@@ -1,4 +1,9 @@
-"""Writing to standard output and standard error. Imports nothing heavy."""
+"""Writing to standard output and standard error. Imports nothing heavy.
+
+Whatever happens to the streams (closed, full, their reader gone), the scan goes on and the exit
+code is that of the verdict: an exception at this point would end the process with 1, which means
+"backdoor found". Text that comes from a vendor's file is made printable before it is shown.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +14,47 @@ from collections.abc import Sequence
 from typing import Any
 
 from scanner.exit_codes import ExitCode
+from scanner.results import VERDICTS
 
-VERDICT_COUNTS = ("no_backdoor_found", "backdoor_found", "inconclusive", "error", "skipped")
+_documents = 0  # JSON documents on standard output so far; there must be exactly one
+
+
+def prepare_streams() -> None:
+    """Make both streams usable: a closed one goes nowhere, odd characters are escaped."""
+    global _documents
+    _documents = 0
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Text on one line without control characters, so that it can't forge a report's lines."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    try:
+        sys.stderr.write(f"bdscan: {printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # nobody listens
 
 
 def fail(arguments: Sequence[str], code: str, message: str, exit_code: ExitCode) -> ExitCode:
     """One line on standard error; with `--format json` a document on standard output too."""
-    line = " ".join(message.split())
-    sys.stderr.write(f"bdscan: {line}\n")
-    if wants_json(arguments) and exit_code not in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+    complain(message)
+    if wants_json(arguments) and not _documents:
         print_json(
             {
                 "schema_version": "1",
                 "models": [],
-                "summary": dict.fromkeys(VERDICT_COUNTS, 0),
-                "error": {"code": code, "message": line},
+                "summary": dict.fromkeys(VERDICTS, 0),
+                "error": {"code": code, "message": " ".join(message.split())},
             }
         )
     return exit_code
@@ -37,6 +68,8 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 def print_json(content: Any) -> None:
     """One document, indented, on standard output."""
+    global _documents
+    _documents += 1
     print_text(json.dumps(content, indent=1, allow_nan=False))
 
 
@@ -45,7 +78,7 @@ def print_text(text: str) -> None:
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (OSError, ValueError):
         ignore_stdout()
 
 
@@ -54,7 +87,7 @@ def print_facts(facts: dict[str, Any], format: str) -> None:
     if format == "json":
         print_json(facts)
     else:
-        print_text("\n".join(_lines(facts, "")))
+        print_text("\n".join(map(printable, _lines(facts, ""))))
 
 
 def _lines(value: Any, indent: str) -> list[str]:
@@ -72,8 +105,11 @@ def _lines(value: Any, indent: str) -> list[str]:
 
 
 def ignore_stdout() -> None:
-    """The reader of standard output is gone (as `head` does): drop what is still written to it.
+    """Standard output can't be written (its reader is gone, its disk is full): drop the rest.
 
     The scan goes on: result files are written, and the exit code is what it would have been.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

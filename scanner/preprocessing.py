@@ -73,11 +73,6 @@ class Preprocessing:
         std = images.new_tensor(self.std).reshape(1, -1, 1, 1)
         return (images * self.pixel_range - mean) / std
 
-    def describe(self) -> str:
-        """One line for people."""
-        mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
-        return f"pixels 0..{self.pixel_range:g} {self.channel_order}, mean {mean}, std {std}"
-
 
 Scorer = Callable[[Preprocessing], npt.NDArray[np.float32]]
 
@@ -141,6 +136,8 @@ def _usable(stated: Mapping[str, tuple[Any, str]], channels: int) -> dict[str, t
     """
     usable = {}
     for key, (value, origin) in stated.items():
+        if key == "channel_order" and channels == 1 and not origin.startswith("flag"):
+            continue  # one channel has no order, whatever a colour processor's file says
         try:
             usable[key] = _checked(key, value, origin, channels), origin
         except UsageError:
@@ -173,6 +170,9 @@ def _candidates(
         origins["pixel_range"] = f"search: {label}"
         for key, (value, stated) in known.items():
             values[key], origins[key] = value, stated
+        for key, neutral in (("mean", 0.0), ("std", 1.0)):  # both are on the range's scale
+            if key not in known and values[key] != (neutral,) * channels:
+                values[key] = tuple(v * values["pixel_range"] / pixel_range for v in values[key])
         found.setdefault(
             tuple(values[key] for key in FIELDS),
             (label, Preprocessing(**values, origins=origins)),
@@ -203,7 +203,7 @@ def _checked(key: str, value: Any, origin: str, channels: int) -> Any:
     numbers = value if len(value) > 1 else tuple(value) * channels
     if len(numbers) != channels:
         raise UsageError(f"{origin}: {key} has {len(numbers)} values for {channels} channels")
-    if not np.isfinite(numbers).all() or (key == "std" and min(numbers) <= 0):
+    if not np.isfinite(numbers).all() or (key == "std" and min(numbers) < 1e-6):
         raise UsageError(f"{origin}: {key} {numbers} is not usable")
     return numbers
 

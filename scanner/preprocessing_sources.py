@@ -14,6 +14,7 @@ from scanner.errors import UsageError
 
 FIELDS = ("pixel_range", "mean", "std", "channel_order")
 METADATA_KEY = "bdscan.preprocessing"
+MAX_SIDECAR_BYTES = 1_000_000
 SIDECARS = ("preprocessor_config.json", "config.json")
 
 
@@ -48,7 +49,7 @@ def read_preprocessing_file(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"preprocessing file {path} can't be read: {error}") from error
     values = values_from_json(content) if isinstance(content, dict) else {}
     if not values:
@@ -59,13 +60,17 @@ def read_preprocessing_file(path: Path) -> dict[str, Any]:
 def read_sidecar(path: Path) -> dict[str, Any]:
     """What a file beside the model states; a vendor's file that can't be read states nothing."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_SIDECAR_BYTES:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):
         return {}
     timm = content.get("pretrained_cfg")
-    return values_from_json(timm if isinstance(timm, dict) else content)
+    if isinstance(timm, dict):
+        return {"channel_order": "RGB", **values_from_json(timm)}
+    return values_from_json(content)
 
 
 def values_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +88,7 @@ def values_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
         factor = content.get("rescale_factor", 1 / 255)
         rescale = content.get("do_rescale", True) and _is_number(factor)
         values["pixel_range"] = round(255 * factor, 6) if rescale else 255.0
+        values.setdefault("channel_order", "RGB")  # Hugging Face's processors know no other
         normalise = content.get("do_normalize", True)
         for key, neutral in (("mean", 0.0), ("std", 1.0)):
             stated = content.get(f"image_{key}")
@@ -94,7 +100,7 @@ def values_from_json(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 def _are_numbers(value: object) -> bool:

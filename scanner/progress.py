@@ -9,7 +9,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from scanner.output import printable
 from scanner.plan import Plan
+from scanner.reports.console import describe_preprocessing
 from scanner.results import ModelReport
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -54,26 +56,35 @@ class _Console(Console):
 class Teller(Silent):
     """Writes lines to standard error, and draws a bar if that is a terminal."""
 
-    def __init__(self, bars: bool) -> None:
+    def __init__(self, bars: bool, verbose: bool = False) -> None:
         self.console = _Console(stderr=True, highlight=False, soft_wrap=True)
         self.bars = bars and sys.stderr.isatty()
+        self.verbose = verbose
         self._bar: Progress | None = None
         self._last_line = 0.0
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False)
+        try:
+            self.console.print(printable(text), markup=False)
+        except (OSError, ValueError):
+            self.console.quiet = True
 
     def begin(self, report: ModelReport) -> None:
         used, clean = report.preprocessing, report.clean_set
         if used is None or clean is None:
             return
         accuracy = "no labels" if clean.accuracy is None else f"accuracy {clean.accuracy:.1%}"
-        origin = ", ".join(dict.fromkeys(used.origins.values()))
         self.say(
-            f"{report.model.path}: {accuracy} on {clean.images} clean images; preprocessing "
-            f"from {origin}; labels: {clean.label_rule}"
+            f"{report.model.path}: {accuracy} on {clean.images} clean images; labels: "
+            f"{clean.label_rule}; on {report.device['torch']} ({report.device['why']})"
         )
+        self.say(f"{report.model.path}: preprocessing {describe_preprocessing(used)}")
+        if self.verbose and report.parity is not None:
+            differs = f"engines differ by {report.parity.max_difference:.2g}"
+            self.say(f"{report.model.path}: {'; '.join([differs, *report.model.rewrites])}")
+            for name, candidate in used.candidates.items():
+                self.say(f"{report.model.path}: under {name}: accuracy {candidate:.1%}")
         for flag in report.flags:
             self.say(f"{report.model.path}: {flag.code}: {flag.message}")
 

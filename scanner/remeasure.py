@@ -17,22 +17,21 @@ def class_result(
     images: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     estimate: PatternEstimate,
+    batch_images: int,
 ) -> ClassResult:
     """One target class's result, with the number of images on which the engines disagree.
 
     Args:
         images, labels: what the search used: (N, C, H, W) in [0, 1] and (N,).
+        batch_images: how many images one pass of torch may hold.
     """
     target, v = estimate.target_class, torch.from_numpy(estimate.perturbation)
-    rows = np.flatnonzero(labels != target)
     difference = None
     if estimate.found:
-        triggered = embed_additive(torch.from_numpy(images[rows]), v)
-        hits = classifier.predictions(triggered.numpy()) == target
-        by_runtime = np.bincount(labels[rows][hits], minlength=classifier.class_count)
-        counts = np.bincount(labels[rows], minlength=classifier.class_count)
-        by_torch = np.rint(estimate.source_fractions * counts)
-        difference = int(np.abs(by_runtime - by_torch).sum())
+        triggered = embed_additive(torch.from_numpy(images[labels != target]), v)
+        by_runtime = classifier.predictions(triggered.numpy()) == target
+        by_torch = _torch_predictions(classifier, triggered, batch_images) == target
+        difference = int((by_runtime != by_torch).sum())
     return ClassResult(
         target_class=target,
         status="found" if estimate.found else "censored",
@@ -47,6 +46,16 @@ def class_result(
         images=estimate.images,
         clipped_share=_clipped_share(images, v) if estimate.norm > 0 else 0.0,
     )
+
+
+@torch.no_grad()
+def _torch_predictions(
+    classifier: Classifier, images: torch.Tensor, batch_images: int
+) -> npt.NDArray[np.int64]:
+    parts = torch.split(images.to(classifier.device), batch_images)
+    classes = [classifier.differentiable_logits(part).argmax(1).cpu() for part in parts]
+    predictions: npt.NDArray[np.int64] = torch.cat(classes).numpy()
+    return predictions
 
 
 def _clipped_share(images: npt.NDArray[np.float32], v: torch.Tensor) -> float:

@@ -99,7 +99,8 @@ def find_models(paths: Sequence[Path]) -> list[Path]:
             raise UsageError(f"model {path} does not exist")
         if path.is_dir():
             inside = (p for p in path.rglob("*") if p.suffix.lower() == ".onnx")
-            found.update(dict.fromkeys(sorted(p for p in inside if p.is_file())))
+            files = (p for p in inside if p.is_file() and not p.is_symlink())
+            found.update(dict.fromkeys(sorted(files)))
         else:
             found[path] = None
     if not found:
@@ -241,7 +242,9 @@ class _Scan:
             classifier, images, labels, targets, plan.batch_images, deadline
         )
         estimates = estimate_patterns(objective, config.l_red, self.watcher.searching)
-        classes = tuple(class_result(classifier, images, labels, e) for e in estimates)
+        classes = tuple(
+            class_result(classifier, images, labels, e, plan.batch_images) for e in estimates
+        )
         statistics = evaluate_statistics(classes, config.verdict)
         corroboration, spent, doubts = None, 0, list(report.reasons)
         if statistics is not None and statistics.significant and statistics.large:
@@ -258,7 +261,9 @@ class _Scan:
             if not corroboration.corroborated and _passed(deadline):
                 message = "time ran out before the suspect class was corroborated"
                 doubts.append(Note("time_limit", message))
-        verdict, accused, reasons = decide(classes, statistics, corroboration, doubts)
+        verdict, accused, reasons = decide(
+            classes, statistics, corroboration, doubts, classifier.class_count
+        )
         seconds = round(time.monotonic() - begun, 3)
         detector = DetectorResult(
             name=DETECTOR,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from scanner.errors import UsageError
-from scanner.results import SCHEMA_VERSION, ModelReport, to_json
+from scanner.results import SCHEMA_VERSION, ModelReport, plain, to_json
 
 PICTURE_PIXELS = 256  # the shorter side of a trigger's picture is at least this
 
@@ -38,12 +38,17 @@ def prepare_folder(path: Path) -> None:
 
 
 def base_name(report: ModelReport) -> str:
-    """`<stem>-<12 digits of the model's sha256>-<8 of configuration and clean set>`."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(report.model.path).stem) or "model"
-    clean = report.clean_set.digest if report.clean_set else ""
-    text = json.dumps([report.configuration, report.seed, clean], sort_keys=True)
+    """`<stem>-<12 digits of the model's sha256>-<8 of path, configuration and clean set>`."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(report.model.path).stem, flags=re.ASCII)[:100] or "model"
+    of_path = hashlib.sha256(os.fsencode(report.model.path)).hexdigest()
+    clean = report.clean_set
+    labels = [clean.digest, clean.label_rule] if clean else []
+    # The path counts too: the same bytes in two folders may have two sidecars.
+    text = json.dumps(
+        [of_path, report.configuration, report.seed, labels, plain(report.preprocessing)],
+        sort_keys=True,
+    )
     setting = hashlib.sha256(text.encode()).hexdigest()
-    of_path = hashlib.sha256(report.model.path.encode()).hexdigest()  # of an unreadable file
     return f"{stem}-{(report.model.sha256 or of_path)[:12]}-{setting[:8]}"
 
 

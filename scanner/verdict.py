@@ -65,11 +65,14 @@ def decide(
     statistics: Statistics | None,
     corroboration: Corroboration | None,
     unreliable: Sequence[Note] = (),
+    class_count: int | None = None,
 ) -> tuple[str, tuple[int, ...], tuple[Note, ...]]:
     """(verdict, accused target classes, reasons).
 
     Args:
         unreliable: reliability flags that forbid any verdict.
+        class_count: K; with fewer target classes searched nothing is said of the others. None: all
+            were.
     """
     doubts = [*unreliable, *_unfinished(classes)]
     if statistics is None:
@@ -96,6 +99,9 @@ def decide(
     if statistics.significant or statistics.large:
         return INCONCLUSIVE, (), (evidence, _one_key(statistics))
     hidden = [*_could_hide(classes), *_several_small(statistics)]
+    if class_count is not None and len(classes) < class_count:
+        message = f"only {len(classes)} of {class_count} target classes were searched"
+        hidden.append(Note("partial_targets", message))
     if hidden:
         return INCONCLUSIVE, (), (evidence, *hidden)
     return NO_BACKDOOR_FOUND, (), (evidence,)

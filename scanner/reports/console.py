@@ -7,13 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from scanner.exit_codes import ExitCode
-from scanner.output import ignore_stdout
+from scanner.output import ignore_stdout, printable
 from scanner.results import (
     BACKDOOR_FOUND,
     NO_BACKDOOR_FOUND,
     ClassResult,
     DetectorResult,
     ModelReport,
+    PreprocessingInfo,
     ScanReport,
 )
 
@@ -32,48 +33,56 @@ class ReportConsole(Console):
         """Drop the rest of the output and go on."""
         ignore_stdout()
 
+    def tell(self, text: str = "", style: str = "") -> None:
+        """One line; what a vendor's file put into it can't start another or steer the terminal."""
+        self.print(Text(printable(text), style=style))
 
-def print_model(console: Console, report: ModelReport) -> None:
+
+def print_model(console: ReportConsole, report: ModelReport) -> None:
     """One model: what was fed to it, its target classes, the verdict and why."""
     model = report.model
-    console.print(Text(model.path, style="bold"))
+    console.tell(model.path, "bold")
     if model.opset is not None:
-        console.print(
+        console.tell(
             f"  model          opset {model.opset}, {model.producer or 'no producer'}, "
-            f"sha256 {(model.sha256 or '')[:12]}",
-            markup=False,
+            f"sha256 {(model.sha256 or '')[:12]}"
         )
     for rewrite in model.rewrites:
-        console.print(f"                 {rewrite}", markup=False)
+        console.tell(f"                 {rewrite}")
     _print_inputs(console, report)
     for detector in report.detectors:
         _print_classes(console, detector)
     _print_verdict(console, report)
 
 
-def _print_inputs(console: Console, report: ModelReport) -> None:
+def _print_inputs(console: ReportConsole, report: ModelReport) -> None:
     used, clean = report.preprocessing, report.clean_set
     if used is None or clean is None:
         return
-    numbers = [", ".join(f"{v:.4g}" for v in values) for values in (used.mean, used.std)]
-    height, width = used.image_size
-    origin = "; ".join(dict.fromkeys(v for v in used.origins.values() if v != "graph")) or "graph"
-    console.print(
-        f"  preprocessing  pixels 0..{used.pixel_range:g} {used.channel_order} {used.layout} "
-        f"{height}x{width}, mean {numbers[0]}, std {numbers[1]} ({origin})",
-        markup=False,
-    )
-    console.print(f"  labels         {clean.label_rule}", markup=False)
+    console.tell(f"  preprocessing  {describe_preprocessing(used)}")
+    console.tell(f"  labels         {clean.label_rule}")
     accuracy = "unknown" if clean.accuracy is None else f"{clean.accuracy:.1%}"
     used_images = sum(c.used for c in clean.classes)
-    console.print(
+    where = report.device
+    console.tell(f"  device         {where.get('torch', '?')} ({where.get('why', '?')})")
+    console.tell(
         f"  clean set      {clean.images} images, {used_images} used, {len(clean.corrupt)} not "
-        f"readable; accuracy {accuracy}",
-        markup=False,
+        f"readable; accuracy {accuracy}"
     )
 
 
-def _print_classes(console: Console, detector: DetectorResult) -> None:
+def describe_preprocessing(used: PreprocessingInfo) -> str:
+    """What is fed to the model, and by which rule, on one line."""
+    mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (used.mean, used.std))
+    height, width = used.image_size
+    origin = "; ".join(dict.fromkeys(v for v in used.origins.values() if v != "graph")) or "graph"
+    return (
+        f"pixels 0..{used.pixel_range:g} {used.channel_order} {used.layout} {height}x{width}, "
+        f"mean {mean}, std {std} ({origin})"
+    )
+
+
+def _print_classes(console: ReportConsole, detector: DetectorResult) -> None:
     ranked = sorted(detector.classes, key=lambda c: c.norm)
     table = Table(
         title=f"{detector.name} ({detector.settings.get('schedule', '')})",
@@ -82,8 +91,9 @@ def _print_classes(console: Console, detector: DetectorResult) -> None:
         pad_edge=False,
         box=None,
     )
-    for heading in ("target class", "norm", "Q", "images", "source classes by weight"):
-        table.add_column(heading, justify="left" if heading.startswith("source") else "right")
+    for heading in ("target class", "norm", "Q", "images"):  # evidence is never cut
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
+    table.add_column("source classes by weight")
     for result in ranked[:SHOWN_CLASSES]:
         bound = "" if result.status == "found" else ">"
         why = "" if result.status == "found" else f"  [{result.stop_reason}]"
@@ -97,16 +107,15 @@ def _print_classes(console: Console, detector: DetectorResult) -> None:
     console.print()
     console.print(table)
     if len(ranked) > SHOWN_CLASSES:
-        console.print(f"... and {len(ranked) - SHOWN_CLASSES} target classes of larger norm")
+        console.tell(f"... and {len(ranked) - SHOWN_CLASSES} target classes of larger norm")
     s = detector.statistics
     if s is not None:
         paper = f"{s.paper_p:.3g}" if s.log10_paper_p >= -300 else "<1e-300"
-        console.print(
+        console.tell(
             f"calibrated p {s.calibrated_p:.3g} (paper's p {paper}), r_max/median "
             f"{s.ratio_to_median:.2f} (needs {s.required_ratio_to_median:g}), r_max/r_2 "
             f"{s.ratio_to_second:.2f} (needs {s.required_ratio_to_second:g}); "
-            f"{detector.image_gradients:,} image gradients, {detector.seconds:.1f} s",
-            markup=False,
+            f"{detector.image_gradients:,} image gradients, {detector.seconds:.1f} s"
         )
 
 
@@ -115,7 +124,7 @@ def _sources(result: ClassResult) -> str:
     return ", ".join(f"{k}: {w:.2f}" for k, w in weights[:SHOWN_SOURCES] if w >= 0.005)
 
 
-def _print_verdict(console: Console, report: ModelReport) -> None:
+def _print_verdict(console: ReportConsole, report: ModelReport) -> None:
     console.print()
     line = Text("verdict: ")
     line.append(report.verdict, style=_STYLES.get(report.verdict, "bold yellow"))
@@ -123,23 +132,22 @@ def _print_verdict(console: Console, report: ModelReport) -> None:
         line.append(f" (target class {', '.join(map(str, report.target_classes))})")
     console.print(line)
     for reason in report.reasons:
-        console.print(f"  {reason.message}", markup=False)
+        console.tell(f"  {reason.message}")
     for flag in report.flags:
         if flag not in report.reasons:
-            console.print(f"  note: {flag.message}", markup=False)
+            console.tell(f"  note: {flag.message}")
     for kind, file in report.files.items():
-        console.print(f"  {kind}: {file['name']}", markup=False)
+        console.tell(f"  {kind}: {file['name']}")
     console.print()
 
 
-def print_summary(console: Console, report: ScanReport, code: ExitCode) -> None:
+def print_summary(console: ReportConsole, report: ScanReport, code: ExitCode) -> None:
     """The counts over several models, and what exit code 2 means where it is the answer."""
     if len(report.models) > 1:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in report.summary.items())
-        console.print(f"{len(report.models)} models: {counts}", markup=False)
+        console.tell(f"{len(report.models)} models: {counts}")
     if code is ExitCode.INCOMPLETE:
-        console.print(
+        console.tell(
             "exit code 2: no backdoor was found, but not every model could be judged; "
-            "this is no clean bill",
-            markup=False,
+            "this is no clean bill"
         )
