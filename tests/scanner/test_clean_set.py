@@ -311,3 +311,30 @@ def test_one_loader_serves_models_of_different_shapes(tmp_path: Path) -> None:
     loader = CleanSetLoader(find_clean_images(folders(tmp_path, "0", "1")))
     assert loader.load(1, 4, 4, 2).images.shape == (2, 1, 4, 4)
     assert loader.load(3, 8, 6, 2).images.shape == (2, 3, 8, 6)
+
+
+def test_synsets_are_sorted_whatever_the_metadata_says() -> None:
+    folders = ("n10000000", "n10000001", "n10000002")
+    mapping, _ = map_classes(folders, 3, class_names=folders[::-1])
+    assert mapping == {name: index for index, name in enumerate(folders)}
+
+
+def test_a_thin_image_is_cut_without_being_blown_up(tmp_path: Path) -> None:
+    Image.new("L", (1, 400_000), 128).save(tmp_path / "thin.png")
+    image, changed = decode_image(tmp_path / "thin.png", 1, 224, 224)
+    assert changed
+    assert image.shape == (1, 224, 224)
+    np.testing.assert_allclose(image, 128 / 255, atol=1e-6)
+
+
+def test_an_image_that_claims_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match="pixels"):
+        decode_image(tmp_path / "large.png", 1, 8, 8)
+
+
+def test_hidden_folders_inside_a_class_are_passed_over(tmp_path: Path) -> None:
+    for name in ("0/a.png", "0/.ipynb_checkpoints/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    assert find_clean_images(tmp_path).files == (Path("0/a.png"),)

@@ -31,6 +31,8 @@ CLASSES = 24
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))
 
+RGB = {"channel_order": "RGB"}  # what Hugging Face's and timm's files imply
+
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
@@ -247,18 +249,21 @@ TIMM = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (HUGGING_FACE, {"pixel_range": 1.0, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}),
+        (
+            HUGGING_FACE,
+            {**RGB, "pixel_range": 1.0, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)},
+        ),
         (
             HUGGING_FACE | {"do_normalize": False},
-            {"pixel_range": 1.0, "mean": (0.0,), "std": (1.0,)},
+            {**RGB, "pixel_range": 1.0, "mean": (0.0,), "std": (1.0,)},
         ),
         (
             HUGGING_FACE | {"do_rescale": False, "image_mean": [127.5] * 3},
-            {"pixel_range": 255.0, "mean": (127.5,) * 3, "std": (0.2, 0.3, 0.4)},
+            {**RGB, "pixel_range": 255.0, "mean": (127.5,) * 3, "std": (0.2, 0.3, 0.4)},
         ),
         (
             {"image_mean": [0.5], "image_std": [0.5]},
-            {"pixel_range": 1.0, "mean": (0.5,), "std": (0.5,)},
+            {**RGB, "pixel_range": 1.0, "mean": (0.5,), "std": (0.5,)},
         ),
         (
             {"pixel_range": 255, "mean": [1, 2, 3], "std": [4, 5, 6], "channel_order": "BGR"},
@@ -280,7 +285,7 @@ def test_values_from_json(content: Mapping[str, Any], expected: dict[str, Any]) 
 def test_a_timm_sidecar_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(TIMM), encoding="utf-8")
     values = read_sidecar(tmp_path / "config.json")
-    assert values == {"pixel_range": 1.0, "mean": (0.1, 0.2, 0.3), "std": (0.4,) * 3}
+    assert values == {**RGB, "pixel_range": 1.0, "mean": (0.1, 0.2, 0.3), "std": (0.4,) * 3}
     found = find(model_trained_with(COLOUR["0..1"], 3), 3, None, tmp_path / "model.onnx")
     assert found.origins["mean"] == "sidecar config.json"
 
@@ -296,6 +301,7 @@ def test_a_timm_sidecar_is_read(tmp_path: Path) -> None:
         '{"pretrained_cfg": 3}',
         '{"rescale_factor": "x", "do_rescale": 1, "image_mean": "y"}',
         "[" * 100_000,
+        '{"mean": [1' + "0" * 400 + "]}",
     ],
 )
 def test_a_malformed_sidecar_states_no_mean(tmp_path: Path, text: str) -> None:
@@ -377,3 +383,17 @@ def test_metadata_of_the_onnx_specification(
 )
 def test_class_names_are_a_json_list_of_text(text: str, expected: tuple[str, ...]) -> None:
     assert class_names(linear_model(np.ones((2, 16)), metadata={"class_names": text})) == expected
+
+
+def test_an_unusable_std_in_a_sidecar_counts_as_not_stated(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"std": [1e-60]}', encoding="utf-8")
+    found = find(model_trained_with(COLOUR["ImageNet"], 3), 3, None, tmp_path / "model.onnx")
+    assert_is(found, COLOUR["ImageNet"])
+
+
+def test_usual_means_follow_a_stated_pixel_range() -> None:
+    found = find(model_trained_with(COLOUR["ImageNet"], 3), 3, PreprocessingOptions(255.0))
+    mean, std = IMAGENET
+    assert found.pixel_range == 255
+    assert found.mean == pytest.approx([255 * m for m in mean])
+    assert found.std == pytest.approx([255 * s for s in std])
