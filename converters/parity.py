@@ -33,6 +33,7 @@ _QUANTISED = (
     "QGemm",
     "QLinear",
     "QuantizeLinear",
+    "Sign",  # a binarised network: rounding flips whole activations
 )
 
 

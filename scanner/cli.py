@@ -212,6 +212,8 @@ def _run(given: list[str]) -> int:
             app(["--help"], standalone_mode=False, prog_name="bdscan")
             return ExitCode.USAGE
         result: Any = app(with_command(given), standalone_mode=False, prog_name="bdscan")
+        if result == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into this number
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else ExitCode.NO_BACKDOOR_FOUND
     except BdscanError as error:
         return output.fail(given, error.reason, str(error), error.exit_code)

@@ -15,7 +15,7 @@ from scanner.config import ScanConfig
 from scanner.preprocessing import Preprocessing, resolve
 from scanner.preprocessing_sources import class_names
 
-SAMPLE_IMAGES = 256  # the preprocessing search and the parity check look at no more
+SAMPLE_IMAGES = 128  # the preprocessing search and the parity check look at no more
 
 
 def sample(images: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scanner.schema import validate
 from tests.models import save_clean_set, save_model, stated, template_model
 from tests.scanner.scans import TIMEOUT, bdscan, environment, here
 from tests.scanner.test_cli import CLASSES, backdoored_model, tiny_images
@@ -85,6 +87,29 @@ def test_a_vendor_can_not_forge_lines_of_the_report(folder: Path, tmp_path: Path
     assert "\x1b" not in run.out
     inspected = here("inspect", tmp_path / "forged.onnx", cwd=tmp_path)
     assert not any(line.startswith("verdict:") for line in inspected.out.splitlines())
+
+
+def test_an_early_interrupt_still_leaves_one_json_document(folder: Path) -> None:
+    code = (
+        "import os, signal, sys; from scanner import cli, command\n"
+        "def interrupted(*_): os.kill(os.getpid(), signal.SIGINT)\n"
+        "command.find_models = interrupted\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "ok.onnx", "--clean-dir", "clean", "--format", "json"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert run.returncode == 130
+    assert run.stderr == "bdscan: interrupted\n"
+    document = json.loads(run.stdout)
+    validate(document)
+    assert document["error"]["code"] == "interrupted"
 
 
 def test_links_to_models_inside_a_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
