@@ -30,6 +30,7 @@ app = typer.Typer(
     add_completion=True,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's tables cut option names on a narrow terminal
 )
 COMMANDS = ("scan", "inspect", "doctor")
 _GLOBAL_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
@@ -98,7 +99,7 @@ def scan(
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Report only.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
-    no_progress: Annotated[bool, typer.Option(help="No progress bars.")] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bars.")] = False,
 ) -> int:
     """Search each model for a backdoor and give a verdict."""
     _one_of("--format", format, ("text", "json", "jsonl"))
