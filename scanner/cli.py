@@ -199,8 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         output.prepare_streams()
         return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except (KeyboardInterrupt, Terminated):
+    except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except Terminated:
+        return ExitCode.TERMINATED
     except BaseException:  # telling an error failed too
         return ExitCode.INCOMPLETE
 

@@ -74,7 +74,8 @@ def decide(
         class_count: K; with fewer target classes searched nothing is said of the others. None: all
             were.
     """
-    doubts = [*unreliable, *_unfinished(classes)]
+    said = {note.code for note in unreliable}
+    doubts = [*unreliable, *(note for note in _unfinished(classes) if note.code not in said)]
     if statistics is None:
         message = "fewer than 3 target classes have a norm: there is nothing to compare with"
         return INCONCLUSIVE, (), (*doubts, Note("no_statistics", message))
