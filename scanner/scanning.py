@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +115,7 @@ def scan_model(
 
     An option that does not fit this model ends so too, with the reason `usage`.
     """
-    started = datetime.now(timezone.utc)
+    started = datetime.now(UTC)
     report = ModelReport(
         model=ModelInfo(path=str(path)),
         verdict=ERROR,
@@ -139,7 +139,7 @@ def scan_model(
         report = replace(report, reasons=(Note("internal_error", f"internal error: {error!r}"),))
     if report.verdict == ERROR:
         report = replace(report, model=_what_is_known(path))
-    finished = datetime.now(timezone.utc)
+    finished = datetime.now(UTC)
     seconds = (finished - started).total_seconds()
     return replace(
         report,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def machine() -> dict[str, str]:
 def write(path: Path, results: dict[str, Any], seed: int) -> None:
     """Write results with date, machine, versions and seed."""
     content = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "versions": environment(),
         "seed": seed,
