@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import torch
@@ -13,7 +16,9 @@ from converters.image_input import ImageInput
 from converters.rewrite import set_input_shape
 from converters.torch_graph import TorchGraph
 
-PROOF_BATCH = 3  # differs from every batch size that exporters bake in (1, and powers of two)
+PROOF_BATCH = 3  # images; two more where the fixed batch size is 3 itself
+_LARGEST_BATCH = 64
+_MOST_SIZES = 8  # tried before a file that declares a free batch size and runs at none is given up
 _RANGES = ((0.0, 1.0), (-3.0, 3.0), (0.0, 255.0))  # of pixels as networks usually want them
 
 
@@ -31,15 +36,14 @@ def free_batch(
     """
     declared = image_input.batch_size
     fixed = declared or 1
-    images = sample_images(image_input, PROOF_BATCH)
+    images = sample_images(image_input, PROOF_BATCH + 2 * (fixed == PROOF_BATCH))
     with torch.no_grad():
         proof = run_in_batches(reference, images, fixed)
     untouched = onnx.ModelProto()
     untouched.CopyFrom(model)
     set_input_shape(model, ("N", *image_input.shape))
-    graph = graph_of(model)
-    if _gives(graph, images, proof):
-        return graph, None, [f"batch size {declared} freed"] if declared else []
+    if _gives(reference, images, proof):
+        return reference, None, [f"batch size {declared} freed"] if declared else []
     changed = free_fixed_shapes(model, reference, sample_images(image_input, fixed))
     if changed:
         graph = graph_of(model)
@@ -47,8 +51,51 @@ def free_batch(
             return graph, None, [f"batch size {fixed} freed (nodes changed: {changed})"]
     model.CopyFrom(untouched)
     if declared is None:
-        return graph_of(model), fixed, ["images of one batch influence each other: run singly"]
-    return graph_of(model), fixed, [f"batch size {fixed} could not be freed"]
+        return reference, fixed, ["images of one batch influence each other: run singly"]
+    return reference, fixed, [f"batch size {fixed} could not be freed"]
+
+
+def with_baked_batch_size(
+    model: onnx.ModelProto, graph: TorchGraph, image_input: ImageInput
+) -> ImageInput:
+    """The input with the batch size that a file has baked in although it declares a free one.
+
+    Such files come from exporters that were told of a dynamic axis and of a fixed view. Sizes tried
+    are what outputs declare and what integer constants begin with.
+
+    Args:
+        model: the model.
+        graph: the same in torch.
+        image_input: its declared input; returned as it is if any size runs, or none is found.
+    """
+    if image_input.batch_size is not None:
+        return image_input
+    for size in (PROOF_BATCH, 1, *_numbers_that_may_be_batch_sizes(model, graph)):
+        if _gives_one_row_each(graph, sample_images(image_input, size)):
+            return image_input if size == PROOF_BATCH else replace(image_input, batch_size=size)
+    return image_input
+
+
+def _numbers_that_may_be_batch_sizes(model: onnx.ModelProto, graph: TorchGraph) -> list[int]:
+    """The likeliest first."""
+    declared = [v.type.tensor_type.shape.dim for v in model.graph.output]
+    vectors = (graph.constant(name) for name in sorted(graph.constant_names))
+    shapes = [v for v in vectors if v.dtype == torch.int64 and v.ndim == 1 and v.numel()]
+    counts = Counter(int(shape[0]) for shape in shapes)
+    found = [dims[0].dim_value for dims in declared if len(dims)] + [
+        n for n, _ in counts.most_common()
+    ]
+    return [n for n in dict.fromkeys(found) if 1 < n <= _LARGEST_BATCH][:_MOST_SIZES]
+
+
+def _gives_one_row_each(graph: TorchGraph, images: torch.Tensor) -> bool:
+    """Whether a run over these images gives an output of one entry for each."""
+    try:
+        with torch.no_grad():
+            results = graph(images)
+    except UnsupportedModelError:
+        return False
+    return any(result.ndim > 0 and len(result) == len(images) for result in results)
 
 
 def run_in_batches(

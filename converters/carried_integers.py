@@ -23,6 +23,7 @@ from converters.folding import unused_name
 from converters.instructions import Instruction, Tensors
 from converters.ops.constant import DTYPES
 from converters.ops.quantized import MICROSOFT
+from converters.subgraph import Subgraph
 
 _ONNX_TYPES = {kind: number for number, kind in DTYPES.items()}
 _ALL = slice(None)
@@ -89,6 +90,8 @@ _QUANTISED: dict[tuple[str, str], _Quantised] = {
     ("", "QLinearMatMul"): _Quantised(slice(0, 4, 3), 7),
     ("", "QuantizeLinear"): _Quantised(slice(0), 2, torch.uint8),
     (MICROSOFT, "DequantizeLinear"): _Quantised(_FIRST),
+    (MICROSOFT, "DynamicQuantizeMatMul"): _Quantised(slice(1, 2)),
+    (MICROSOFT, "MatMulIntegerToFloat"): _Quantised(slice(0, 2)),
     (MICROSOFT, "QGemm"): _Quantised(slice(0, 7, 3), 8),
     (MICROSOFT, "QLinearAdd"): _Quantised(slice(0, 4, 3), 7),
     (MICROSOFT, "QLinearAveragePool"): _Quantised(_FIRST, 4),
@@ -119,7 +122,11 @@ def carry_integers(
     Raises:
         UnsupportedModelError: integers are needed whose type can't be told.
     """
-    return _Pass(instructions, types, inputs, outputs).result
+    carried = [name for name in inputs if types.get(name) in (torch.uint8, torch.int8)]
+    instructions = list(instructions)
+    if not carried and not _quantises(instructions):
+        return instructions
+    return _Pass(instructions, types, carried, outputs).result
 
 
 def carry_weights(
@@ -132,7 +139,11 @@ def carry_weights(
     quantised: set[str] = set()
     otherwise: set[str] = set()
     for instruction in instructions:
-        read = set(_carried_positions(instruction, _QUANTISED.get(_key(instruction))))
+        how = _QUANTISED.get(_key(instruction))
+        if how is None:
+            otherwise.update(instruction.inputs)
+            continue
+        read = set(_carried_positions(instruction, how))
         for position, name in enumerate(instruction.inputs):
             (quantised if position in read else otherwise).add(name)
     weights = {n for n in quantised - otherwise if n in constants}
@@ -140,14 +151,29 @@ def carry_weights(
     return {name: v.float() if name in weights else v for name, v in constants.items()}
 
 
+def _quantises(instructions: Iterable[Instruction]) -> bool:
+    """Whether there are quantised operators, be it in subgraphs."""
+    for instruction in instructions:
+        if _key(instruction) in _QUANTISED:
+            return True
+        bodies = (v for v in instruction.attributes.values() if isinstance(v, Subgraph))
+        if any(_quantises(body.instructions) for body in bodies):
+            return True
+    return False
+
+
 class _Pass:
-    """One run over a graph's instructions; `result` holds the new ones."""
+    """One run over a graph's instructions; `result` holds the new ones.
+
+    Args:
+        carried: the graph's inputs that are, or may be, carried integers.
+    """
 
     def __init__(
         self,
         instructions: Iterable[Instruction],
         types: Mapping[str, torch.dtype],
-        inputs: Iterable[str],
+        carried: Iterable[str],
         outputs: tuple[str, ...],
     ) -> None:
         old = list(instructions)
@@ -155,12 +181,24 @@ class _Pass:
         self._taken = set(types) | {n for i in old for n in (*i.inputs, *i.outputs)}
         self._outputs = set(outputs)
         self._cast: dict[str, str] = {}  # carried tensor -> the same as integers
-        self._carried = {n: n for n in inputs if types.get(n) in (torch.uint8, torch.int8)}
+        self._carried = {name: name for name in carried}
         self.result: list[Instruction] = []
         for instruction in old:
             self._step(instruction)
 
     def _step(self, instruction: Instruction) -> None:
+        if any(isinstance(value, Subgraph) for value in instruction.attributes.values()):
+            self.result.append(self._with_subgraphs(instruction))
+        elif _key(instruction) in _QUANTISED or not self._carried.keys().isdisjoint(
+            instruction.inputs
+        ):
+            self._carry(instruction)
+        else:
+            self._note_type(instruction)
+            self.result.append(instruction)
+
+    def _carry(self, instruction: Instruction) -> None:
+        """Append an instruction that reads or gives carried integers."""
         moving = _MOVING.get(instruction.op_type) if not instruction.domain else None
         quantised = _QUANTISED.get(_key(instruction))
         may_carry = set(_carried_positions(instruction, quantised or moving))
@@ -175,7 +213,7 @@ class _Pass:
                 names[position] = self._carried[name]
                 source = source or name
             else:
-                names[position] = self._as_integers(name)
+                names[position] = self._as_integers(name, instruction)
         instruction = replace(instruction, inputs=tuple(names))
         gives = instruction.outputs[:1]
         if quantised is not None:
@@ -189,6 +227,32 @@ class _Pass:
             self._note_type(instruction)
             self.result.append(instruction)
 
+    def _with_subgraphs(self, instruction: Instruction) -> Instruction:
+        """The same with this pass run over its subgraphs, which may read carried integers.
+
+        Those are only what the subgraphs capture and don't give on as it is; all else that goes in
+        and out are integers.
+        """
+        bodies = {n: v for n, v in instruction.attributes.items() if isinstance(v, Subgraph)}
+        captured = next(iter(bodies.values())).captured
+        given_on = {name for body in bodies.values() for name in body.outputs}
+        names, types, carried = list(instruction.inputs), {}, []
+        own = len(names) - len(captured)
+        for position, name in enumerate(names):
+            inner = captured[position - own] if position >= own else ""
+            if inner and name in self._types:
+                types[inner] = self._types[name]
+            if inner and name in self._carried and inner not in given_on:
+                names[position] = self._carried[name]
+                carried.append(inner)
+            elif name in self._carried:
+                names[position] = self._as_integers(name, instruction)
+        for attribute, body in bodies.items():
+            inside = _Pass(body.instructions, types, carried, body.outputs).result
+            bodies[attribute] = replace(body, instructions=tuple(inside))
+        attributes = {**instruction.attributes, **bodies}
+        return replace(instruction, inputs=tuple(names), attributes=attributes)
+
     def _give(
         self, instruction: Instruction, gives: tuple[str, ...], kind: torch.dtype | None
     ) -> None:
@@ -201,7 +265,7 @@ class _Pass:
             if kind is not None:
                 self._types[name] = kind
             if name in renamed:
-                self._append_cast(name, name)
+                self._append_cast(name, name, instruction)
 
     def _result_type(
         self, instruction: Instruction, quantised: _Quantised
@@ -227,19 +291,21 @@ class _Pass:
         if kind is not None:
             self._types[instruction.outputs[0]] = kind
 
-    def _as_integers(self, name: str) -> str:
+    def _as_integers(self, name: str, reader: Instruction) -> str:
         """The name of a carried tensor's integers, which a Cast computes at first need."""
         if name in self._outputs:
             return name
         if name not in self._cast:
             self._cast[name] = self._new(f"{name}/integers")
-            self._append_cast(name, self._cast[name])
+            self._append_cast(name, self._cast[name], reader)
         return self._cast[name]
 
-    def _append_cast(self, name: str, result: str) -> None:
+    def _append_cast(self, name: str, result: str, asking: Instruction) -> None:
         kind = self._types.get(name)
         if kind is None:
-            raise UnsupportedModelError(f"tensor {name!r}: its integer type can't be told")
+            raise UnsupportedModelError(
+                f"{asking.describe()}: the integer type of tensor {name!r} can't be told"
+            )
         to = {"to": _ONNX_TYPES[kind]}
         cast = Instruction("Cast", "", 13, "", (self._carried[name],), (result,), to)
         self.result.append(cast)

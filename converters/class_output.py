@@ -2,45 +2,97 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
 import torch
 
 from converters.errors import NotAnImageClassifierError
-from converters.instructions import needed_instructions
-from converters.torch_graph import TorchGraph
+from converters.torch_graph import TensorType, TorchGraph
 
 _PROBABILITY_TOLERANCE = 5e-3  # half precision rounds probabilities to 3 decimals
 
+Step = tuple[Sequence[str], Sequence[str]]
+"""What a node reads, and what it computes."""
 
-def choose_output(graph: TorchGraph, images: torch.Tensor) -> str:
-    """The first output of one score for each class that no other such output is computed from.
 
-    So embeddings that a model gives beside its scores are not taken for classes, and of logits and
-    probabilities the latter are taken.
+class Choice(NamedTuple):
+    """The output to use.
+
+    Attributes:
+        name: of the output.
+        others: further outputs of one score for each class, that none is computed from either.
+    """
+
+    name: str
+    others: tuple[str, ...] = ()
+
+
+def choose_output_of(graph: TorchGraph, images: torch.Tensor) -> Choice:
+    """`choose_output` for a graph that can be run.
 
     Raises:
         NotAnImageClassifierError: there is none; with the shapes of all outputs.
     """
     with torch.no_grad():
         results = dict(zip(graph.output_names, graph(images), strict=True))
+    types = {name: TensorType(tuple(r.shape), r.dtype) for name, r in results.items()}
     given = graph.constant_names | set(graph.input_names)
-    floats = {n: r for n, r in results.items() if r.is_floating_point() and n not in given}
-    candidates = [n for n, result in floats.items() if _is_vector_each(result, len(images))]
-    for name in candidates:
-        others = [other for other in candidates if other != name]
-        readers = needed_instructions(graph.instructions, others)
-        if not any(name in reader.inputs for reader in readers):
-            return name
-    shapes = ", ".join(f"{name} {list(result.shape)}" for name, result in results.items())
-    if any(result.numel() == len(images) for result in floats.values()):
+    steps = [(i.inputs, i.outputs) for i in graph.instructions]
+    return choose_output(types, steps, len(images), given)
+
+
+def choose_output(
+    outputs: Mapping[str, TensorType],
+    steps: Sequence[Step],
+    count: int,
+    given: Iterable[str] = (),
+) -> Choice:
+    """The first output of one score for each class that no other such output is computed from.
+
+    So embeddings that a model gives beside its scores are not taken for classes, and of logits and
+    probabilities the latter are taken.
+
+    Args:
+        outputs: shape and type of each, in order.
+        steps: the graph's nodes in topological order.
+        count: how many images the shapes are for.
+        given: tensors that are not computed.
+
+    Raises:
+        NotAnImageClassifierError: there is none; with the shapes of all outputs.
+    """
+    floats = {
+        name: kind
+        for name, kind in outputs.items()
+        if kind.dtype.is_floating_point and name not in set(given)
+    }
+    candidates = [n for n, kind in floats.items() if _is_vector_each(kind.shape, count)]
+    reads = {name: _ancestors(name, steps) for name in candidates}
+    final = [n for n in candidates if not any(n in reads[o] for o in candidates if o != n)]
+    if final:
+        return Choice(final[0], tuple(final[1:]))
+    shapes = ", ".join(f"{name} {list(kind.shape)}" for name, kind in outputs.items())
+    if any(math.prod(kind.shape) == count for kind in floats.values()):
         raise NotAnImageClassifierError(f"one output class only: {shapes}")
     raise NotAnImageClassifierError(f"no output of one score for each class: {shapes}")
 
 
-def _is_vector_each(result: torch.Tensor, count: int) -> bool:
+def _ancestors(name: str, steps: Sequence[Step]) -> set[str]:
+    """The tensors that a tensor is computed from."""
+    wanted = {name}
+    for inputs, outputs in reversed(steps):
+        if wanted.intersection(filter(None, outputs)):
+            wanted.update(inputs)
+    return wanted - {name}
+
+
+def _is_vector_each(shape: Sequence[int], count: int) -> bool:
     """Whether the shape is (count, K), give or take dimensions of size 1, with K >= 2."""
-    if result.ndim < 2 or len(result) != count:
+    if len(shape) < 2 or shape[0] != count:
         return False
-    return result[0].numel() == max(result.shape[1:]) >= 2
+    return math.prod(shape[1:]) == max(shape[1:]) >= 2
 
 
 def is_activation(activation: str, logits: torch.Tensor, scores: torch.Tensor) -> bool:

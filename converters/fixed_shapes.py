@@ -1,36 +1,36 @@
-"""Take the fixed batch size out of a traced graph's constants.
+"""Nodes that only work at one batch size: found by their shapes, and changed so that they take any.
 
-A graph traced for a batch of b holds Reshape nodes to constant shapes such as [b, 400] or, inside
-an attention, [tokens, b * heads, 32], and joins constants of shape [b, ...], such as a class token,
-to what it computes. Which dimension is the batch is found by running the shapes alone (on torch's
-meta device, without numbers) for a larger batch, node by node, mending each as it comes.
+Exporters write a fixed batch size into the graph as numbers: in the shape that a Reshape or an
+Expand is given, in the sizes of a Resize, in where a Slice or a Split cuts, and as constants that
+are as long as the batch. The graph is run once on shapes only, with a larger batch; where a node
+fails or its result does not grow as it should, the node gets other numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto
 
+from converters.batch_nodes import BatchWriter, Numbers, Repeat, Shape
 from converters.errors import UnsupportedModelError
-from converters.folding import unused_name
-from converters.instructions import Instruction, Tensors, needed_instructions
+from converters.instructions import Instruction, needed_instructions
+from converters.ops._values import ints
+from converters.subgraph import Subgraph
 from converters.torch_graph import TorchGraph
+from converters.values import Value
 
-_LARGER = 3  # times the fixed batch size
+_LARGER = 11  # times the fixed batch size: not a size that networks usually have
 
-Shape = tuple[int, ...]
-Mended = dict[str, "list[int] | dict[int, int]"]
+Mends = Sequence[Numbers | Repeat]
 
 
 def free_fixed_shapes(model: onnx.ModelProto, reference: TorchGraph, images: torch.Tensor) -> int:
-    """Let every Reshape and Concat that has a fixed batch size baked in take any batch size.
+    """Let every node that has a fixed batch size baked in take any batch size.
 
     The caller must prove the result against runs at the fixed batch size: where a shape leaves
     open which dimension is the batch, the first one is taken.
@@ -43,24 +43,22 @@ def free_fixed_shapes(model: onnx.ModelProto, reference: TorchGraph, images: tor
     Returns:
         How many nodes were changed.
     """
+    names = {n for node in model.graph.node for n in (*node.input, *node.output)}
     with torch.no_grad():
         small = {name: kind.shape for name, kind in reference.tensor_types(images).items()}
         try:
-            mended = _LargerRun(reference, small, images).mended
+            mended = _LargerRun(reference, small, images, names).mended
         except (UnsupportedModelError, RuntimeError):
             return 0  # a shape that depends on numbers, or a fixed size that stands elsewhere
+    writer = BatchWriter(model, names | reference.constant_names, len(images))
     nodes: list[NodeProto] = []
-    taken = {n for node in model.graph.node for n in (*node.input, *node.output)}
-    names = _Names(model, taken | reference.constant_names)
     for node in model.graph.node:
-        change = mended.get(node.output[0]) if node.output else None
-        if isinstance(change, list):
-            shape = np.array(change, dtype=np.int64)
-            node.input[1] = names.constant(f"{node.output[0]}/any_batch_shape", shape)
-        elif change:
-            nodes += _repeat_constants(node, change, reference, names)
+        mends = mended.get(node.output[0], ()) if node.output else ()
+        for mend in mends:
+            nodes += writer.repeated(node, mend) if isinstance(mend, Repeat) else []
+        writer.renumber(node, [mend for mend in mends if isinstance(mend, Numbers)])
         nodes.append(node)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    copies = [NodeProto.FromString(n.SerializeToString()) for n in (*writer.first, *nodes)]
     del model.graph.node[:]
     model.graph.node.extend(copies)
     return len(mended)
@@ -70,93 +68,228 @@ class _LargerRun:
     """Shapes of a larger batch, found node by node, and what had to be mended on the way.
 
     Attributes:
-        mended: by the name of a node's first output: for a Reshape its new shape, with -1 for the
-            batch; for a Concat, by position among its inputs, the axis along which a constant is
-            to be repeated.
+        mended: by the name of a node's first output.
     """
 
-    def __init__(self, graph: TorchGraph, small: Mapping[str, Shape], images: torch.Tensor) -> None:
-        self._graph = graph
-        self._constants = graph.constant_names
+    def __init__(
+        self, graph: TorchGraph, small: Mapping[str, Shape], images: torch.Tensor, names: set[str]
+    ) -> None:
         self._small = small
+        self._names = names  # of the model's tensors: folding adds some that no node reads
         self._batch_size = len(images)
-        self._values: Tensors = {}
-        for name in self._constants:
-            value = graph.constant(name)  # integers keep their numbers: they are shapes and indices
-            self._values[name] = value.to("meta") if value.is_floating_point() else value
+        # What no image influences keeps its numbers: it may be a shape, or the same for all images.
+        self._values: dict[str, Value] = {
+            name: graph.constant(name) for name in graph.constant_names
+        }
         larger = (len(images) * _LARGER, *images.shape[1:])
         self._values[graph.input_names[0]] = images.new_empty(larger, device="meta")
         self._inner: dict[str, int] = {}  # by tensor: entries before the batch within its own axis
-        self.mended: Mended = {}
+        self.mended: dict[str, Mends] = {}
         for instruction in needed_instructions(graph.fast_instructions, graph.output_names):
             self._step(instruction)
 
     def _step(self, instruction: Instruction) -> None:
-        arguments = {name: self._values[name] for name in instruction.inputs if name}
-        if instruction.op_type == "Reshape" and len(instruction.inputs) == 2:
-            self._mend_reshape(instruction, arguments)
-        elif instruction.op_type == "Concat":
-            self._mend_concat(instruction, arguments)
-        results = instruction.run(arguments)
+        try:
+            results = self._run(instruction, ())
+        except UnsupportedModelError:
+            mends = self._mends(instruction, None)
+            if not mends:
+                raise
+            results = self._run(instruction, mends)
+        else:
+            mends = self._mends(instruction, results)
+            results = self._run(instruction, mends) if mends else results
+        if mends:
+            self.mended[instruction.outputs[0]] = mends
         self._values.update((n, r) for n, r in zip(instruction.outputs, results, strict=False) if n)
-        if instruction.outputs[0] not in self.mended:
+        if instruction.op_type not in _RESHAPES:
             self._inherit(instruction)
+
+    def _run(self, instruction: Instruction, mends: Mends) -> tuple[Value, ...]:
+        """What the mended instruction gives for the larger batch."""
+        values = {name: self._values[name] for name in instruction.inputs if name}
+        if any(map(_is_meta, values.values())):
+            values = {n: _to_meta(v) for n, v in values.items()}
+        for mend in mends:
+            name = instruction.inputs[mend.position] if instruction.op_type != "Flatten" else ""
+            if isinstance(mend, Repeat):
+                values[name] = _repeated(values[name], mend)
+            elif instruction.op_type in _RESHAPES:
+                return (_as_tensor(values[instruction.inputs[0]]).reshape(mend.at(_LARGER)),)
+            else:
+                values[name] = torch.tensor(mend.at(_LARGER))
+        return instruction.run(ChainMap(values, self._values))
+
+    def _mends(
+        self, instruction: Instruction, results: tuple[Value, ...] | None
+    ) -> list[Numbers] | list[Repeat]:
+        """What to change so that the results grow with the batch; None: the node failed."""
+        mender = _MENDERS.get(instruction.op_type)
+        batch = self._grown(next(iter(instruction.inputs), ""))
+        if mender is not None and batch is not None and not instruction.domain:
+            tensors = None if results is None else tuple(map(_as_tensor, results))
+            mends = mender(self, instruction, batch, tensors)
+            if mends:
+                return mends
+        return [] if results else self._repeats(instruction)
 
     def _grown(self, name: str) -> int | None:
         """The one dimension of a tensor that grew with the batch."""
-        small, large = self._small[name], self._values[name].shape
-        if len(small) != len(large):
+        value = self._values.get(name)
+        if not isinstance(value, torch.Tensor):
             return None
-        grown = [i for i, (a, b) in enumerate(zip(small, large, strict=True)) if a != b]
-        one = len(grown) == 1 and large[grown[0]] == _LARGER * small[grown[0]]
-        return grown[0] if one else None
+        return _grown_axis(self._small.get(name), tuple(value.shape))
 
-    def _mend_reshape(self, instruction: Instruction, arguments: Tensors) -> None:
-        (source, shape_name), result = instruction.inputs, instruction.outputs[0]
-        batch = self._grown(source)
-        if batch is None or shape_name not in self._constants:
-            return
+    def _reshape(
+        self, instruction: Instruction, batch: int, results: tuple[torch.Tensor, ...] | None
+    ) -> list[Numbers]:
+        source, result = instruction.inputs[0], instruction.outputs[0]
         target = self._small[result]
         outside = math.prod(self._small[source][:batch]) * self._inner.get(source, 1)
         axis = _new_batch_axis(self._small[source], target, outside, self._batch_size)
-        if axis is not None:
-            shape = [-1 if i == axis else size for i, size in enumerate(target)]
-            self.mended[result] = shape
-            arguments[shape_name] = torch.tensor(shape)
-            self._inner[result] = outside // math.prod(target[:axis])
+        if axis is None:
+            return []
+        self._inner[result] = outside // math.prod(target[:axis])
+        if results and _grown_axis(target, tuple(results[0].shape)) == axis:
+            return []
+        return [Numbers(1, tuple(-1 if i == axis else size for i, size in enumerate(target)))]
 
-    def _mend_concat(self, instruction: Instruction, arguments: Tensors) -> None:
-        computed = next((n for n in instruction.inputs if n and n not in self._constants), "")
-        batch = self._grown(computed) if computed else None
-        if batch is None:
-            return
-        rank, size = len(self._small[computed]), self._small[computed][batch]
-        if instruction.attributes.get("axis", 1) % rank == batch:
-            return
-        repeats = {}
-        for position, name in enumerate(instruction.inputs):
-            value = self._graph.constant(name) if name in self._constants else None
-            if value is None or value.ndim != rank or value.shape[batch] != size:
+    def _expand(
+        self, instruction: Instruction, batch: int, results: tuple[torch.Tensor, ...] | None
+    ) -> list[Numbers]:
+        """An Expand keeps the size of a dimension that it is asked to make 1."""
+        source, target = self._small[instruction.inputs[0]], self._small[instruction.outputs[0]]
+        axis = batch + len(target) - len(source)
+        if results or target[axis] != source[batch]:
+            return []
+        return [Numbers(1, tuple(1 if i == axis else size for i, size in enumerate(target)))]
+
+    def _resize(
+        self, instruction: Instruction, batch: int, results: tuple[torch.Tensor, ...] | None
+    ) -> list[Numbers]:
+        sizes = self._ints(instruction, 3)
+        small = self._small[instruction.outputs[0]]
+        if not sizes or (results and _grown_axis(small, tuple(results[0].shape)) == batch):
+            return []
+        axes = instruction.attributes.get("axes") or range(len(small))
+        where = [entry for entry, axis in enumerate(axes) if axis % len(small) == batch]
+        return [Numbers(3, tuple(sizes), tuple(where))] if where else []
+
+    def _slice(
+        self, instruction: Instruction, batch: int, results: tuple[torch.Tensor, ...] | None
+    ) -> list[Numbers]:
+        """A Slice that cuts whole batches out of several ones laid one after the other."""
+        small = self._small[instruction.outputs[0]]
+        if not results or _grown_axis(small, tuple(results[0].shape)) == batch:
+            return []
+        starts, ends = self._ints(instruction, 1), self._ints(instruction, 2)
+        axes = self._ints(instruction, 3) or range(len(starts))
+        steps = self._ints(instruction, 4) or [1] * len(starts)
+        for entry, axis in enumerate(axes):
+            if axis % len(small) != batch or steps[entry] != 1 or not starts:
                 continue
-            first = value.narrow(batch, 0, 1)
-            if torch.equal(value, first.expand_as(value)):
-                repeats[position] = batch
-                sizes = [n * _LARGER if i == batch else n for i, n in enumerate(value.shape)]
-                arguments[name] = self._values[name].new_empty(sizes)
-        if repeats:
-            self.mended[instruction.outputs[0]] = repeats
+            size = self._small[instruction.inputs[0]][batch]
+            starts[entry], ends[entry], _ = slice(starts[entry], ends[entry]).indices(size)
+            if starts[entry] % self._batch_size == ends[entry] % self._batch_size == 0:
+                return [Numbers(1, tuple(starts), (entry,)), Numbers(2, tuple(ends), (entry,))]
+        return []
+
+    def _split(
+        self, instruction: Instruction, batch: int, results: tuple[torch.Tensor, ...] | None
+    ) -> list[Numbers]:
+        sizes = self._ints(instruction, 1)
+        rank = len(self._small[instruction.inputs[0]])
+        along_batch = instruction.attributes.get("axis", 0) % rank == batch
+        if results or not along_batch or any(size % self._batch_size for size in sizes):
+            return []
+        return [Numbers(1, tuple(sizes), tuple(range(len(sizes))))] if sizes else []
+
+    def _ints(self, instruction: Instruction, position: int) -> list[int]:
+        """The numbers of a shape-like input; none if it is absent."""
+        name = instruction.inputs[position] if len(instruction.inputs) > position else ""
+        return ints(_as_tensor(self._values[name])) if name else []
+
+    def _repeats(self, instruction: Instruction) -> list[Repeat]:
+        """Inputs as long as the fixed batch whose entries along the batch axis are all the same."""
+        grown = [(name, self._grown(name)) for name in instruction.inputs]
+        name, batch = next(((n, axis) for n, axis in grown if axis is not None), ("", 0))
+        subgraphs = any(isinstance(v, Subgraph) for v in instruction.attributes.values())
+        if not name or subgraphs:  # what a subgraph reads it reads by name
+            return []
+        size, from_end = self._small[name][batch], len(self._small[name]) - batch
+        repeats = []
+        for position, other in enumerate(instruction.inputs):
+            value = self._values.get(other) if other in self._names else None
+            if not isinstance(value, torch.Tensor) or value.is_meta:
+                continue
+            axis = value.ndim - from_end
+            if axis < 0 or value.shape[axis] != size:
+                continue
+            if torch.equal(value, value.narrow(axis, 0, 1).expand_as(value)):
+                repeats.append(Repeat(position, axis, size, value.ndim))
+        return repeats
 
     def _inherit(self, instruction: Instruction) -> None:
         """An operator that keeps the size of a merged axis keeps the order within it."""
         sources = [name for name in instruction.inputs if name in self._inner]
         for name in filter(None, instruction.outputs) if sources else ():
-            axis = self._grown(name) if name in self._values else None
+            axis = self._grown(name)
             for source in sources:
                 before = self._grown(source)
                 if axis is None or before is None:
                     continue
                 if self._small[source][before] == self._small[name][axis]:
                     self._inner[name] = self._inner[source]
+
+
+_RESHAPES = ("Reshape", "Flatten")
+_MENDERS = {
+    "Reshape": _LargerRun._reshape,
+    "Flatten": _LargerRun._reshape,
+    "Expand": _LargerRun._expand,
+    "Resize": _LargerRun._resize,
+    "Slice": _LargerRun._slice,
+    "Split": _LargerRun._split,
+}
+
+
+def _is_meta(value: Value) -> bool:
+    if isinstance(value, tuple):
+        return any(map(_is_meta, value))
+    return isinstance(value, torch.Tensor) and value.is_meta
+
+
+def _to_meta(value: Value) -> Value:
+    """The value with shapes only in place of floating-point numbers."""
+    if isinstance(value, tuple):
+        return tuple(
+            v.to("meta") if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+            for v in value
+        )
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.to("meta")
+    return value
+
+
+def _as_tensor(value: Value) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise UnsupportedModelError("a sequence or a text where a tensor must be")
+    return value
+
+
+def _repeated(value: Value, mend: Repeat) -> torch.Tensor:
+    tensor = _as_tensor(value)
+    sizes = list(tensor.shape)
+    sizes[mend.axis] *= _LARGER
+    return tensor.new_empty(sizes)
+
+
+def _grown_axis(small: Shape | None, large: Shape) -> int | None:
+    """The one dimension that is larger by as much as the batch is."""
+    if small is None or len(small) != len(large):
+        return None
+    grown = [i for i, (a, b) in enumerate(zip(small, large, strict=True)) if a != b]
+    return grown[0] if len(grown) == 1 and large[grown[0]] == _LARGER * small[grown[0]] else None
 
 
 def _new_batch_axis(source: Shape, target: Shape, outside: int, batch_size: int) -> int | None:
@@ -179,52 +312,3 @@ def _new_batch_axis(source: Shape, target: Shape, outside: int, batch_size: int)
     every = [axis for axis, _, _ in candidates]
     ordered = exact + (every if len(target) < len(source) else leading + every)
     return ordered[0] if ordered else None
-
-
-class _Names:
-    """Adds initializers to a model, and hands out names that nothing in it has."""
-
-    def __init__(self, model: onnx.ModelProto, taken: set[str]) -> None:
-        self._model = model
-        self._taken = taken
-
-    def new(self, stem: str) -> str:
-        name = unused_name(stem, self._taken)
-        self._taken.add(name)
-        return name
-
-    def constant(self, stem: str, value: npt.NDArray[Any]) -> str:
-        name = self.new(stem)
-        self._model.graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
-
-
-def _repeat_constants(
-    node: NodeProto, repeats: dict[int, int], reference: TorchGraph, names: _Names
-) -> list[NodeProto]:
-    """Nodes that repeat a Concat's constants for the batch at hand; the Concat is to read those."""
-    computed = next(n for n in node.input if n and n not in reference.constant_names)
-    extra: list[NodeProto] = []
-    for position, axis in repeats.items():
-        stem = f"{node.output[0]}/any_batch_{position}"
-        value = reference.constant(node.input[position]).narrow(axis, 0, 1)
-        one = names.constant(f"{stem}_value", value.contiguous().cpu().numpy())
-        before, at, after = (
-            names.constant(f"{stem}_{part}", np.array(numbers, dtype=np.int64))
-            for part, numbers in (
-                ("before", [1] * axis),
-                ("axis", [axis]),
-                ("after", [1] * (value.ndim - axis - 1)),
-            )
-        )
-        shape, size, full, repeated = (
-            names.new(f"{stem}_{part}") for part in ("shape", "size", "full", "repeated")
-        )
-        extra += [
-            helper.make_node("Shape", [computed], [shape]),
-            helper.make_node("Gather", [shape, at], [size], axis=0),
-            helper.make_node("Concat", [before, size, after], [full], axis=0),
-            helper.make_node("Expand", [one, full], [repeated]),
-        ]
-        node.input[position] = repeated
-    return extra

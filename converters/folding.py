@@ -1,14 +1,16 @@
-"""Work that need not be done at every run: constants, and BatchNormalization behind Conv."""
+"""Work that need not be done at every run: constants, and BatchNormalization behind layers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Container, Iterable, Mapping
+from itertools import chain
 
 import torch
 
+from converters.channel_layers import Layer, as_layer, change_of, changed, instruction_of
 from converters.instructions import Instruction, Tensors
+from converters.values import Value
 
 
 def fold_constants(
@@ -17,53 +19,92 @@ def fold_constants(
     """Run every instruction that depends on no input, once.
 
     Precondition: topological order. Returns the instructions that are left, and `constants` with
-    the results added.
+    the results added. Only tensors are constants: what gives sequences or text is left too.
     """
-    known = dict(constants)
+    known: dict[str, Value] = {**constants, "": None}
     left = []
-    for instruction in instructions:
-        if all(name in known for name in instruction.inputs if name):
-            with torch.no_grad():
-                results = instruction.run(known)
+    with torch.no_grad():
+        for instruction in instructions:
+            if not all(map(known.__contains__, instruction.inputs)):
+                left.append(instruction)
+                continue
+            results = instruction.run(known)
             known.update(zip(instruction.outputs, results, strict=False))
-        else:
-            left.append(instruction)
+            if not all(isinstance(result, torch.Tensor) for result in results):
+                left.append(instruction)
     known.pop("", None)
-    return left, known
+    return left, {name: v for name, v in known.items() if isinstance(v, torch.Tensor)}
 
 
 def fold_batch_normalization(
     instructions: list[Instruction], constants: Mapping[str, torch.Tensor], keep: Iterable[str]
 ) -> tuple[list[Instruction], Tensors]:
-    """Merge each inference BatchNormalization into the Conv that alone feeds it.
+    """Merge what scales and shifts whole channels into the layer that alone feeds it.
 
     y = (conv(x) - mean) * gamma / sqrt(var + epsilon) + beta is a convolution too, with scaled
-    weights and a shifted bias; the result is the same up to rounding.
+    weights and a shifted bias; the result is the same up to rounding. Likewise for ConvTranspose
+    and Gemm, and for constants that each channel is multiplied with or that are added to it.
+    Identity and Dropout, which change nothing, are left out.
 
     Precondition: constants are folded. Tensors named in `keep` are not folded away, and no constant
     gets a name from there. Returns the new instructions and only the constants that they add.
     """
-    uses = Counter(name for i in instructions for name in i.inputs)
-    uses.update(keep)
-    taken = uses.keys() | constants.keys() | {name for i in instructions for name in i.outputs}
-    producer = {i.outputs[0]: index for index, i in enumerate(instructions) if i.outputs}
-    folded: list[Instruction | None] = list(instructions)
+    kept = set(keep)
+    instructions = _without_copies(instructions, kept)
+    uses = Counter(chain.from_iterable(i.inputs for i in instructions))
+    uses.update(kept)
+    layers: dict[str, Layer] = {}  # by the tensor that they compute
+    left: dict[int, Instruction | Layer] = dict(enumerate(instructions))
+    for index, instruction in enumerate(instructions):
+        layer = as_layer(instruction, constants, index)
+        for name in instruction.inputs if layers else ():
+            source = layers.get(name) if uses[name] == 1 else None
+            change = change_of(instruction, name, source, constants) if source else None
+            if source and change:
+                del left[source.index]
+                layer = changed(source, change, instruction.outputs[0], index)
+                break
+        if layer:
+            layers[layer.result] = left[index] = layer
+    if not any(layer.change for layer in left.values() if isinstance(layer, Layer)):
+        return instructions, {}
+    made = chain.from_iterable(i.outputs for i in instructions)
+    taken = uses.keys() | constants.keys() | set(made)
     added: Tensors = {}
-    for index, batch_norm in enumerate(instructions):
-        if batch_norm.op_type != "BatchNormalization" or not batch_norm.inputs:
-            continue
-        source = producer.get(batch_norm.inputs[0])
-        if source is None or uses[batch_norm.inputs[0]] != 1:
-            continue
-        conv = instructions[source]
-        if not _can_merge(conv, batch_norm, constants):
-            continue
-        stem = f"{batch_norm.outputs[0]}/folded_"
-        names = tuple(unused_name(stem + part, taken) for part in ("weight", "bias"))
-        merged, tensors = _merge(conv, batch_norm, constants, names)
-        added |= tensors
-        folded[source], folded[index] = None, merged
-    return [i for i in folded if i is not None], added
+    folded = []
+    for step in left.values():
+        if isinstance(step, Layer):
+            stem = f"{step.result}/folded_"
+            names = tuple(unused_name(stem + part, taken) for part in ("weight", "bias"))
+            step, tensors = instruction_of(step, constants, names)
+            added |= tensors
+        folded.append(step)
+    return folded, added
+
+
+def _without_copies(
+    instructions: Iterable[Instruction], kept: Collection[str]
+) -> list[Instruction]:
+    """The instructions but those whose only result is a copy of their first input."""
+    copied: dict[str, str] = {}  # the copy -> what it is a copy of
+    left = []
+    for instruction in instructions:
+        if not copied.keys().isdisjoint(instruction.inputs):
+            inputs = tuple(copied.get(name, name) for name in instruction.inputs)
+            instruction = instruction.reading(inputs)
+        if copies(instruction) and instruction.outputs[0] not in kept:
+            copied[instruction.outputs[0]] = instruction.inputs[0]
+        else:
+            left.append(instruction)
+    return left
+
+
+def copies(instruction: Instruction) -> bool:
+    """Whether all that the instruction gives is its first input."""
+    if instruction.domain or instruction.op_type not in ("Dropout", "Identity"):
+        return False
+    first, *others = (*instruction.outputs, "")
+    return bool(first and any(instruction.inputs[:1])) and not any(others)
 
 
 def unused_name(name: str, taken: Container[str]) -> str:
@@ -71,41 +112,3 @@ def unused_name(name: str, taken: Container[str]) -> str:
     while name in taken:
         name += "-"
     return name
-
-
-def _can_merge(
-    conv: Instruction, batch_norm: Instruction, constants: Mapping[str, torch.Tensor]
-) -> bool:
-    """Whether both are what they are named after, with constant parameters of the right shape."""
-    if (conv.op_type, conv.domain, batch_norm.domain) != ("Conv", "", ""):
-        return False
-    if len(conv.inputs) not in (2, 3) or len(batch_norm.inputs) != 5:
-        return False
-    parameters = [constants.get(n) for n in (*conv.inputs[1:], *batch_norm.inputs[1:]) if n]
-    if any(p is None or not p.is_floating_point() for p in parameters):
-        return False
-    weight, *vectors = (p for p in parameters if p is not None)
-    return (
-        weight.ndim >= 3
-        and all(vector.shape == weight.shape[:1] for vector in vectors)
-        and len([name for name in batch_norm.outputs if name]) == 1
-        and bool(batch_norm.attributes.get("spatial", 1))
-    )
-
-
-def _merge(
-    conv: Instruction,
-    batch_norm: Instruction,
-    constants: Mapping[str, torch.Tensor],
-    names: tuple[str, ...],
-) -> tuple[Instruction, Tensors]:
-    """The Conv that does the work of both, and its weight and bias under these two names."""
-    weight = constants[conv.inputs[1]]
-    has_bias = len(conv.inputs) > 2 and conv.inputs[2] != ""
-    bias = constants[conv.inputs[2]] if has_bias else weight.new_zeros(weight.shape[0])
-    gamma, beta, mean, var = (constants[name].double() for name in batch_norm.inputs[1:5])
-    scale = gamma / torch.sqrt(var + batch_norm.attributes.get("epsilon", 1e-5))
-    new_weight = weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    new_bias = (bias.double() - mean) * scale + beta
-    merged = replace(conv, inputs=(conv.inputs[0], *names), outputs=batch_norm.outputs[:1])
-    return merged, {names[0]: new_weight.to(weight.dtype), names[1]: new_bias.to(weight.dtype)}

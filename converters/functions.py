@@ -44,9 +44,9 @@ def check_functions(model: onnx.ModelProto, limits: Limits) -> None:
     """
     functions: dict[Identifier, onnx.FunctionProto] = {}
     for function in model.functions:
-        key = _checked(function)
+        key = _checked(function, limits)
         if key in functions:
-            raise ModelFormatError(f"two functions have the name {function.name!r}")
+            raise ModelFormatError(f"two functions have the name {function.name!r}", "ambiguous")
         functions[key] = function
         if not key[0] or is_registered(key[0], key[1]):
             versions = (o.version for o in model.opset_import if normal_domain(o.domain) == key[0])
@@ -57,23 +57,28 @@ def check_functions(model: onnx.ModelProto, limits: Limits) -> None:
         _measure(key, functions, sizes, 0)
     total = _total(model.graph.node, sizes)
     if total.nodes > limits.nodes:
-        raise ModelFormatError(f"{total.nodes} nodes in functions; the limit is {limits.nodes}")
+        raise ModelFormatError(
+            f"{total.nodes} nodes in functions; the limit is {limits.nodes}", "too_many_nodes"
+        )
     if total.tensor_bytes > limits.tensor_bytes:
         raise ModelFormatError(
-            f"{total.tensor_bytes} bytes in functions; the limit is {limits.tensor_bytes}"
+            f"{total.tensor_bytes} bytes in functions; the limit is {limits.tensor_bytes}",
+            "weights_too_large",
         )
 
 
-def _checked(function: onnx.FunctionProto) -> Identifier:
+def _checked(function: onnx.FunctionProto, limits: Limits) -> Identifier:
     """What a function is called by; its own lists are unambiguous after this."""
     check_texts(
         (function.domain, function.name, function.overload, *function.input, *function.output),
         "a function's name",
     )
     check_operator_sets(function.opset_import)
-    check_nodes(function.node, function.input)
+    check_nodes(function.node, function.input, limits, function.output)
     if len(set(function.input)) != len(function.input):
-        raise ModelFormatError(f"two inputs of function {function.name!r} have the same name")
+        raise ModelFormatError(
+            f"two inputs of function {function.name!r} have the same name", "ambiguous"
+        )
     return normal_domain(function.domain), function.name, function.overload
 
 
@@ -97,13 +102,14 @@ def inline_functions(model: onnx.ModelProto) -> None:
 
 
 def _standard_calls(model: onnx.ModelProto) -> list[str]:
-    """Standard operators of the graph with a function body and without a registered function.
+    """Standard operators with a function body and without a registered function.
 
-    Their nodes get the default attributes written out, as in `_write_out_own_defaults`.
+    Those of subgraphs too. Their nodes get the default attributes written out, as in
+    `_write_out_own_defaults`.
     """
     opset = max((o.version for o in model.opset_import if not normal_domain(o.domain)), default=0)
     names = set()
-    for node in model.graph.node:
+    for node in _all_nodes(model.graph.node):
         name = node.op_type
         if normal_domain(node.domain) or lookup("", name, opset):
             continue
@@ -145,10 +151,10 @@ def _measure(
     """Fill `sizes` for a function and for all that it calls; None marks one that is being done."""
     if key in sizes:
         if sizes[key] is None:
-            raise ModelFormatError(f"function {key[1]!r} calls itself")
+            raise ModelFormatError(f"function {key[1]!r} calls itself", "cycle")
         return
     if depth > _MAX_DEPTH:
-        raise ModelFormatError(f"functions call each other more than {_MAX_DEPTH} deep")
+        raise ModelFormatError(f"functions call each other more than {_MAX_DEPTH} deep", "too_deep")
     sizes[key] = None
     for node in _all_nodes(functions[key].node):
         if _called(node) in functions:

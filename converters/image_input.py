@@ -57,22 +57,22 @@ class ImageInput:
         return helper.tensor_dtype_to_np_dtype(self.elem_type)
 
     def arrange(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) float images -> the model's layout and type; differentiable.
+        """(N, C, H, W) float images -> the model's layout, for torch; differentiable.
 
-        For a model of bytes the values, in [0, 255], stay float32, so that there is a gradient.
+        For a model of bytes (values in [0, 255]) or of half precision they stay float32, so that
+        there is a gradient, and a fine one.
         """
-        bytes_wanted = self.elem_type == TensorProto.UINT8
-        dtype = torch.float32 if bytes_wanted else torch.from_numpy(np.zeros(0, self.dtype)).dtype
+        images = images.to(torch.float64 if self.elem_type == TensorProto.DOUBLE else torch.float32)
         if self.layout == "NHWC":
-            return images.permute(0, 2, 3, 1).to(dtype)
-        return images.reshape(len(images), *self.shape).to(dtype)
+            return images.permute(0, 2, 3, 1)
+        return images.reshape(len(images), *self.shape)
 
     def arrange_array(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
         """(N, C, H, W) float32 images -> the model's layout and type, as a contiguous array."""
         arranged = self.arrange(torch.from_numpy(images)).numpy()
         if self.elem_type == TensorProto.UINT8:
-            arranged = np.rint(np.clip(arranged, 0, 255)).astype(np.uint8)
-        return np.ascontiguousarray(arranged)
+            arranged = np.rint(np.clip(arranged, 0, 255))
+        return np.ascontiguousarray(arranged.astype(self.dtype, copy=False))
 
 
 def find_image_input(

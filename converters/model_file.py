@@ -8,7 +8,9 @@ engines) works on the ModelProto that leaves this module, never on the vendor's 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from google.protobuf.message import DecodeError
 
 from converters.errors import ModelFormatError
 from converters.external_data import inline_external_data
+from converters.framing import SMALL_FILE, check_framing
 from converters.functions import check_functions
-from converters.validation import Limits, check_raw_data, validate
+from converters.held_tensors import all_tensors, check_data
+from converters.validation import Limits, validate
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class ModelFile:
         sha256: hex digest of the model file's bytes.
         path: where it was read from, or None.
         external_sha256: hex digest of each external data file, by file name.
+        limits: what the file was held to.
     """
 
     proto: onnx.ModelProto
     sha256: str
     path: Path | None = None
     external_sha256: dict[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def opset(self) -> int:
@@ -69,36 +75,58 @@ def read_model(
         path = Path(source)
         data = _read_file(path, limits)
     if len(data) > limits.file_bytes:
-        raise ModelFormatError(f"{len(data)} bytes; the limit is {limits.file_bytes}")
+        raise _too_large(f"{len(data)} bytes", limits)
+    if path is None and len(data) > SMALL_FILE:
+        check_framing(data)  # of a file it is done before it is read
     proto = _parse(data)
+    # No part of inference, and so nothing that anyone may read.
+    proto.ClearField("training_info")
+    proto.graph.ClearField("quantization_annotation")
     validate(proto, limits)
     check_functions(proto, limits)
     external = inline_external_data(proto, path.parent if path else None, limits.file_bytes)
-    check_raw_data(proto)
-    return ModelFile(proto, hashlib.sha256(data).hexdigest(), path, external)
+    for tensor in all_tensors(proto):
+        check_data(tensor)
+    return ModelFile(proto, hashlib.sha256(data).hexdigest(), path, external, limits)
 
 
 def _read_file(path: Path, limits: Limits) -> bytes:
     try:
-        if path.is_dir():
-            raise ModelFormatError(f"{path} is a folder, not an ONNX file")
-        if path.exists() and not path.is_file():
-            raise ModelFormatError(f"{path} is not a regular file")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > limits.file_bytes:
-                raise ModelFormatError(f"{path} has {size} bytes; the limit is {limits.file_bytes}")
-            return file.read()
+        # O_NONBLOCK: opening a named pipe must not wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                what = "a folder, not an ONNX" if stat.S_ISDIR(status.st_mode) else "not a regular"
+                raise ModelFormatError(f"{path} is {what} file", "unreadable_file")
+            if status.st_size > limits.file_bytes:
+                raise _too_large(f"{path} has {status.st_size} bytes", limits)
+            if status.st_size > SMALL_FILE:
+                with mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ) as view:
+                    check_framing(view)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(status.st_size)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no such file: {path}") from error
-    except OSError as error:
-        raise ModelFormatError(f"{path} can't be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        problem = getattr(error, "strerror", None) or str(error)
+        raise ModelFormatError(f"{path} can't be read: {problem}", "unreadable_file") from error
+
+
+def _too_large(what: str, limits: Limits) -> ModelFormatError:
+    return ModelFormatError(f"{what}; the limit is {limits.file_bytes}", "file_too_large")
 
 
 def _parse(data: bytes) -> onnx.ModelProto:
+    """The parsed bytes."""
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise ModelFormatError("not an ONNX file, or a truncated one") from error
+        check_framing(data)  # it may know better what is wrong
+        raise ModelFormatError(
+            "not an ONNX file, or a truncated one", "truncated_or_not_onnx"
+        ) from error
     return model

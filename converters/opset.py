@@ -42,12 +42,18 @@ def fit_opset(model: onnx.ModelProto, ranks: Mapping[str, int]) -> str:
     if version < FIRST_OPSET:
         _align_broadcasts(model, ranks)
     try:
-        converted = version_converter.convert_version(model, target)
+        try:
+            converted = version_converter.convert_version(model, target)
+        except RuntimeError:  # some of its rules want every dimension as a number
+            converted = version_converter.convert_version(_of_one_image(model), target)
     except Exception as error:  # the converter's errors share no public base class
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = lines[0].rpartition("failed: ")[2][:200]  # without the place in onnx's sources
         raise UnsupportedModelError(f"{refusal}: {reason}") from error
     del converted.graph.value_info[:]
+    declared = {value.name: value for value in model.graph.input}
+    for value in converted.graph.input:
+        value.CopyFrom(declared.get(value.name, value))
     for value in converted.graph.output:
         if not value.type.tensor_type.elem_type:  # one of undeclared type is given type 0
             value.ClearField("type")
@@ -58,6 +64,18 @@ def fit_opset(model: onnx.ModelProto, ranks: Mapping[str, int]) -> str:
 def _version(model: onnx.ModelProto) -> int:
     versions = [o.version for o in model.opset_import if not normal_domain(o.domain)]
     return max(versions, default=FIRST_OPSET)
+
+
+def _of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose inputs have 1 in place of each free dimension."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.dim_value = max(dim.dim_value, 1)
+    for value in copy.graph.output:
+        value.ClearField("type")
+    return copy
 
 
 def _align_broadcasts(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import onnx
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from converters.errors import ModelFormatError, NotAnImageClassifierError
+from converters.subgraph import check_depth, names_read, subgraphs_of
 
 _Message = TypeVar("_Message", NodeProto, ValueInfoProto)
 
@@ -32,32 +33,76 @@ def graph_inputs(model: onnx.ModelProto) -> list[ValueInfoProto]:
 def sort_nodes(model: onnx.ModelProto) -> None:
     """Put the nodes in topological order (some optimisers write them in any order).
 
+    Those of subgraphs too, and a subgraph's node comes after what is read within it.
+
     Raises:
-        ModelFormatError: a cycle, or a tensor that nothing computes.
+        ModelFormatError: a cycle, or a tensor that nothing computes; subgraphs that are nested too
+            deep.
     """
-    graph = model.graph
+    _sort_graph(model.graph, ())
+
+
+def _sort_graph(graph: GraphProto, outer: tuple[set[str], ...]) -> None:
+    """`outer`: the tensors known around this graph, by graph from the outermost inwards."""
+    check_depth(len(outer))
     known = {v.name for v in graph.input} | {t.name for t in graph.initializer} | {""}
-    made = known | {name for node in graph.node for name in node.output}
-    for value in (*(name for node in graph.node for name in node.input), *_names(graph.output)):
-        if value not in made:
-            raise ModelFormatError(f"nothing computes tensor {value!r}")
-    order = _topological_order(graph.node, known)
+    made = known.copy()
+    if not _is_sorted(graph.node, made, outer):
+        _sort(graph, known, outer)
+        made.update(*(node.output for node in graph.node))
+    for value in graph.output:
+        if value.name not in made and not _is_known(value.name, outer):
+            raise ModelFormatError(f"nothing computes tensor {value.name!r}", "missing_tensor")
+    if any(len(node.attribute) and subgraphs_of(node) for node in graph.node):
+        for node in graph.node:
+            for inner in subgraphs_of(node):
+                _sort_graph(inner, (*outer, known))
+            known.update(node.output)
+
+
+def _is_sorted(nodes: Iterable[NodeProto], known: set[str], outer: tuple[set[str], ...]) -> bool:
+    """Whether each node comes after what it reads; `known` is filled up."""
+    for node in nodes:
+        names = names_read(node)
+        if not known.issuperset(names) and not all(
+            n in known or _is_known(n, outer) for n in names
+        ):
+            return False
+        known.update(node.output)
+    return True
+
+
+def _is_known(name: str, outer: tuple[set[str], ...]) -> bool:
+    return any(name in names for names in outer)
+
+
+def _sort(graph: GraphProto, known: set[str], outer: tuple[set[str], ...]) -> None:
+    """Put one graph's nodes in topological order; `known` are its inputs and initializers."""
+    reads = [{name for name in names_read(node) if name not in known} for node in graph.node]
+    made = {name for node in graph.node for name in node.output}
+    for names in reads:
+        for name in [name for name in names if name not in made]:
+            if not _is_known(name, outer):
+                raise ModelFormatError(f"nothing computes tensor {name!r}", "missing_tensor")
+            names.remove(name)
+    order = _topological_order(graph.node, reads)
     if len(order) < len(graph.node):
         stuck = min(set(range(len(graph.node))) - set(order))
         name = next(filter(None, graph.node[stuck].output), "")
-        raise ModelFormatError(f"tensor {name!r} is part of a cycle, or depends on one")
-    if order != list(range(len(order))):
-        _replace_nodes(model, [graph.node[i] for i in order])
+        raise ModelFormatError(f"tensor {name!r} is part of a cycle, or depends on one", "cycle")
+    _replace_nodes(graph, [graph.node[i] for i in order])
 
 
-def _topological_order(nodes: Sequence[NodeProto], known: set[str]) -> list[int]:
-    """Indices of all nodes that can be run, each after what it reads, otherwise as they were."""
+def _topological_order(nodes: Sequence[NodeProto], reads: Sequence[set[str]]) -> list[int]:
+    """Indices of all nodes that can be run, each after what it reads, otherwise as they were.
+
+    Args:
+        reads: for each node the tensors of other nodes that it reads.
+    """
     waiting: dict[str, list[int]] = {}
-    missing = []
-    for index, node in enumerate(nodes):
-        unknown = set(node.input) - known
-        missing.append(len(unknown))
-        for name in unknown:
+    missing = [len(names) for names in reads]
+    for index, names in enumerate(reads):
+        for name in names:
             waiting.setdefault(name, []).append(index)
     ready = [index for index, count in enumerate(missing) if count == 0]  # a heap: it is sorted
     order = []
@@ -97,13 +142,18 @@ def keep_output(model: onnx.ModelProto, name: str) -> None:
     if name not in names:
         raise NotAnImageClassifierError(f"no output {name!r}; the graph has: {', '.join(names)}")
     set_outputs(model, (name,))
-    needed, nodes = {name}, []
+    drop_unneeded_nodes(model)
+
+
+def drop_unneeded_nodes(model: onnx.ModelProto) -> None:
+    """Drop the nodes that no output needs. Precondition: topological order."""
+    needed, nodes = set(_names(model.graph.output)), []
     for node in reversed(model.graph.node):
-        if needed.intersection(filter(None, node.output)):
-            needed.update(node.input)
+        if not needed.isdisjoint(node.output):
+            needed.update(filter(None, names_read(node)))
             nodes.append(node)
     if len(nodes) < len(model.graph.node):
-        _replace_nodes(model, nodes[::-1])
+        _replace_nodes(model.graph, nodes[::-1])
 
 
 def find_logits(model: onnx.ModelProto, output: str) -> tuple[str, str]:
@@ -118,12 +168,15 @@ def find_logits(model: onnx.ModelProto, output: str) -> tuple[str, str]:
     Returns:
         (tensor name, one of "softmax", "sigmoid", "none").
     """
-    producer = {name: node for node in model.graph.node for name in node.output if name}
-    node = producer.get(output)
-    while node is not None and node.input and node.op_type in _PASS_THROUGH:
-        node = producer.get(node.input[0])
-    if node is not None and node.input and node.op_type in ("Softmax", "Sigmoid"):
-        return node.input[0], node.op_type.lower()
+    name = output
+    for node in reversed(model.graph.node):
+        if name not in node.output:
+            continue
+        if node.op_type in ("Softmax", "Sigmoid") and node.input:
+            return node.input[0], node.op_type.lower()
+        if node.op_type not in _PASS_THROUGH or not node.input:
+            break
+        name = node.input[0]
     return output, "none"
 
 
@@ -151,10 +204,10 @@ def _names(values: Iterable[ValueInfoProto]) -> list[str]:
     return [value.name for value in values]
 
 
-def _replace_nodes(model: onnx.ModelProto, nodes: Iterable[NodeProto]) -> None:
+def _replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     copies = [_copied(node) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def _copied(message: _Message) -> _Message:

@@ -1,9 +1,9 @@
 """An ONNX graph as a differentiable torch module.
 
 The graph is a flat list of instructions (`instructions`). There is no code generation and no
-module per layer: running the graph is a loop that reads tensors by their ONNX name, calls the
-operator's function and stores what it returns. So every intermediate tensor can be had by name
-(`TorchGraph.features`), and names that are no Python identifiers do no harm.
+module per layer: running the graph is a loop that reads tensors by their number, calls the
+operator's function and stores what it returns (`program`). So every intermediate tensor can be had
+by its ONNX name (`TorchGraph.features`), and names that are no Python identifiers do no harm.
 
 Numbers of integer or boolean type (shapes, axes, indices) stay on the CPU whatever the device of
 the weights, so that reading them never waits for a GPU.
@@ -11,12 +11,19 @@ the weights, so that reading them never waits for a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
 
+from converters.collector import collector_off
+from converters.compilation import CompiledGraph
+from converters.folding import copies
 from converters.instructions import Instruction, Tensors, needed_instructions
+from converters.memory_layout import laid_out, weights_to_lay_out
+from converters.program import Program, write_program
+from converters.subgraph import Subgraph
+from converters.values import Value
 
 _KEPT_PROGRAMS = 8  # which instructions to run is remembered for that many sets of wanted tensors
 
@@ -28,27 +35,16 @@ class TensorType(NamedTuple):
     dtype: torch.dtype
 
 
-class Program(NamedTuple):
-    """What it takes to compute some tensors.
-
-    Attributes:
-        constants: names of the constants that the steps or the caller read.
-        steps: the instructions, each with the tensors that nobody reads after it.
-    """
-
-    constants: tuple[str, ...]
-    steps: tuple[tuple[Instruction, tuple[str, ...]], ...]
-
-
 class TorchGraph(torch.nn.Module):
     """A differentiable ONNX graph; called with the graph's inputs, it returns its outputs.
 
     Args:
         instructions: the graph's nodes in topological order, constants folded.
-        constants: tensors by name that no input influences. Floating-point ones become buffers.
+        constants: tensors by name that no input influences. Floating-point ones become buffers; the
+            weights of convolutions may lie in another order in memory (`memory_layout`).
         input_names: the graph's inputs, without initializers, in order.
         output_names: the graph's outputs, in order.
-        fast_instructions: the same graph with BatchNormalization folded; used wherever the wanted
+        fast_instructions: the same graph with less to compute (`folding`); used wherever the wanted
             tensors exist in it. Defaults to `instructions`.
     """
 
@@ -76,6 +72,8 @@ class TorchGraph(torch.nn.Module):
                 self.register_buffer(self._buffer_of[name], tensor)
             else:
                 self._integers[name] = tensor
+        self._laid_out = weights_to_lay_out(self.fast_instructions, constants)
+        self._lay_out()
 
     @property
     def constant_names(self) -> frozenset[str]:
@@ -92,48 +90,76 @@ class TorchGraph(torch.nn.Module):
             return self._integers[name]
         return self.get_buffer(self._buffer_of[name])
 
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The graph's outputs, in order, for inputs in the order of `input_names`."""
+    def forward(self, *inputs: Value) -> tuple[Value, ...]:
+        """The graph's outputs, in order, for inputs in the order of `input_names`.
+
+        Both are tensors, but where the graph has a sequence, a text or something optional.
+        """
         return self._run(self.output_names, inputs)
 
-    def features(self, name: str, *inputs: torch.Tensor) -> torch.Tensor:
+    def features(self, name: str, *inputs: Value) -> torch.Tensor:
         """The tensor that the ONNX graph calls `name`, for the same inputs as `forward`.
 
         Only the instructions that `name` depends on are run.
 
         Raises:
             KeyError: the graph has no tensor of that name.
+            TypeError: what bears that name is a sequence or a text.
         """
-        return self._run((name,), inputs)[0]
+        value = self._run((name,), inputs)[0]
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name!r} is no tensor")
+        return value
 
-    def tensor_types(self, *inputs: torch.Tensor) -> dict[str, TensorType]:
+    def tensor_types(self, *inputs: Value) -> dict[str, TensorType]:
         """Shape and type of every tensor that a run over these inputs reads or computes."""
         types: dict[str, TensorType] = {}
         self._run(self.output_names, inputs, types)
+        for instruction in filter(copies, self.instructions):  # folding leaves them out
+            source, copy = instruction.inputs[0], instruction.outputs[0]
+            if source in types:
+                types.setdefault(copy, types[source])
         return types
+
+    def compiled(self, backend: str | Callable[..., Any] = "inductor") -> CompiledGraph:
+        """The same function by way of torch.compile: slow to start, faster afterwards.
+
+        It pays in searches of hundreds of steps at one shape; see `CompiledGraph`. Graphs with
+        branches or loops are not compiled.
+
+        Args:
+            backend: of torch.compile.
+        """
+        program = self._program(self.output_names)
+        held = (value for step in program.steps for value in step.instruction.attributes.values())
+        if any(isinstance(value, Subgraph) for value in held):
+            return CompiledGraph(self, None, backend)
+
+        def outputs(*inputs: Value) -> tuple[Value, ...]:
+            slots = program.start(self._buffers, inputs)
+            for step in program.steps:
+                step.run_bare(slots)
+            return program.results(slots)
+
+        return CompiledGraph(self, outputs, backend)
 
     def _run(
         self,
         wanted: tuple[str, ...],
-        inputs: tuple[torch.Tensor, ...],
+        inputs: tuple[Value, ...],
         types: dict[str, TensorType] | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[Value, ...]:
         if len(inputs) != len(self.input_names):
             raise ValueError(f"expected {len(self.input_names)} inputs, got {len(inputs)}")
         program = self._program(wanted)
-        values: Tensors = {name: self.constant(name) for name in program.constants}
-        values.update(zip(self.input_names, inputs, strict=True))
+        slots = program.start(self._buffers, inputs)
         if types is not None:
-            _note_types(types, values)
-        for instruction, last_used in program.steps:
-            results = dict(zip(instruction.outputs, instruction.run(values), strict=False))
-            results.pop("", None)
-            values.update(results)
+            _note_types(types, ((n, slots[s]) for n, s in program.slot_of.items()))
+        for step in program.steps:
+            results = step.run(slots)
             if types is not None:
-                _note_types(types, results)
-            for name in last_used:
-                del values[name]
-        return tuple(values[name] for name in wanted)
+                _note_types(types, zip(step.instruction.outputs, results, strict=False))
+        return program.results(slots)
 
     def _program(self, wanted: tuple[str, ...]) -> Program:
         if wanted not in self._programs:
@@ -142,9 +168,9 @@ class TorchGraph(torch.nn.Module):
             self._programs[wanted] = self._plan(wanted)
         return self._programs[wanted]
 
+    @collector_off()
     def _plan(self, wanted: tuple[str, ...]) -> Program:
-        constants = self.constant_names
-        given = constants | set(self.input_names)
+        given = self.constant_names | set(self.input_names)
         made_fast = given | {name for i in self.fast_instructions for name in i.outputs}
         fast = made_fast.issuperset(wanted)
         needed = needed_instructions(
@@ -154,14 +180,30 @@ class TorchGraph(torch.nn.Module):
         missing = set(wanted) - given - made
         if missing:
             raise KeyError(f"the graph has no tensor named {min(missing)!r}")
-        steps: list[tuple[Instruction, tuple[str, ...]]] = []
-        read = set(wanted)
-        for instruction in reversed(needed):
-            here = {name for name in (*instruction.inputs, *instruction.outputs) if name}
-            steps.append((instruction, tuple(sorted(here - given - read))))
-            read |= here
-        return Program(tuple(sorted(constants & read)), tuple(reversed(steps)))
+        read = {name for i in needed for name in i.inputs}.union(wanted)
+        constants = {name: self.constant(name) for name in self.constant_names & read}
+        return write_program(needed, constants, self._buffer_of, self.input_names, wanted)
+
+    def _lay_out(self) -> None:
+        for name in self._laid_out:
+            buffer = self._buffer_of[name]
+            self._buffers[buffer] = laid_out(self.get_buffer(buffer))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """What `to`, `cuda`, `double` and so on are made of."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._lay_out()
+        self._programs.clear()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs hold functions that can't be pickled; they are written anew.
+        return {**self.__dict__, "_programs": {}}
 
 
-def _note_types(types: dict[str, TensorType], values: Mapping[str, torch.Tensor]) -> None:
-    types.update((n, TensorType(tuple(v.shape), v.dtype)) for n, v in values.items())
+def _note_types(types: dict[str, TensorType], named: Iterable[tuple[str, Any]]) -> None:
+    types.update(
+        (n, TensorType(tuple(v.shape), v.dtype))
+        for n, v in named
+        if n and isinstance(v, torch.Tensor)
+    )

@@ -53,9 +53,9 @@ class Classifier:
 
     def logits(self, images: Images) -> Logits:
         """(N, C, H, W) images -> (N, K) logits by ONNX Runtime."""
-        raw = run_session(
-            self.session, [self.onnx.logits_name], self.inputs(images), self.onnx.batch_size
-        )[0]
+        onnx, inputs = self.onnx, self.inputs(images)
+        names, most = [onnx.logits_name], onnx.largest_batch
+        raw = run_session(self.session, names, inputs, onnx.batch_size, most)[0]
         return self.onnx.logits_of(torch.from_numpy(raw)).numpy()
 
     def differentiable_logits(self, images: torch.Tensor) -> torch.Tensor:

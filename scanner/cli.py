@@ -21,7 +21,7 @@ from scanner import output
 from scanner.config import LRedConfig, PreprocessingOptions, ScanConfig, VerdictConfig
 from scanner.errors import BdscanError, UsageError
 from scanner.exit_codes import EXPLANATION, ExitCode
-from scanner.options import numbers, parse_image_size, parse_target_classes
+from scanner.options import numbers, parse_image_size, parse_limits, parse_target_classes
 
 app = typer.Typer(
     help="Tell whether an image classifier in an ONNX file hides a backdoor.\n\n"
@@ -41,6 +41,14 @@ ImageSize = Annotated[
 ]
 OutputName = Annotated[
     str | None, typer.Option("--output", help="Name of the model's output to use.")
+]
+FileLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=VALUE",
+        help="Allow a model file more, such as nodes=200k; an unknown NAME lists all.",
+    ),
 ]
 
 
@@ -85,6 +93,7 @@ def scan(
     channel_order: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
     image_size: ImageSize = None,
     output_name: OutputName = None,
+    limit: FileLimit = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     significance: Annotated[
         float, typer.Option(min=0, max=1, help="Largest calibrated p-value that counts.")
@@ -114,6 +123,7 @@ def scan(
             channel_order=channel_order,
             file=str(preprocess) if preprocess else None,
         ),
+        limits=parse_limits(limit or ()),
         images_per_class=images_per_class,
         target_classes=parse_target_classes(target_classes),
         max_seconds=max_seconds,
@@ -139,6 +149,7 @@ def inspect(
     format: Format = "text",
     image_size: ImageSize = None,
     output_name: OutputName = None,
+    limit: FileLimit = None,
 ) -> int:
     """Show a model's inputs, outputs, operators, unsupported ones and preprocessing."""
     _one_of("--format", format, ("text", "json"))
@@ -147,11 +158,15 @@ def inspect(
     from converters import ConverterError
     from scanner.inspection import inspect_model
 
+    config = ScanConfig(
+        limits=parse_limits(limit or ()),
+        output=output_name,
+        image_size=parse_image_size(image_size),
+    )
     try:
-        config = ScanConfig(output=output_name, image_size=parse_image_size(image_size))
         facts = inspect_model(model, config, clean_dir)
     except ConverterError as error:
-        raise BdscanError(f"{model}: {error}") from error
+        raise BdscanError(f"{model}: {error}", error.reason) from error
     output.print_facts(facts, format)
     return ExitCode.INCOMPLETE if facts["problem"] else ExitCode.NO_BACKDOOR_FOUND
 

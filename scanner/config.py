@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from converters import Limits
+
+
+def _default_limits() -> Limits:
+    from converters import Limits  # it imports the engines, which `bdscan --help` must not wait for
+
+    return Limits()
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,39 @@ class LRedConfig:
     misclassification_fraction: float = 0.9
     step_size: float = 1e-4
     max_steps: int = 300_000
+
+
+@dataclass(frozen=True)
+class MaskPatternConfig:
+    """Settings of the mask-and-pattern search (L-RED section A.3, problem (13)).
+
+    Attributes:
+        misclassification_fraction: the paper's pi.
+        steps: of Adam, for all target classes together.
+        learning_rate: Adam's, on the numbers behind the sigmoids.
+        images_per_class: how many clean images of each class are used at most: the search needs
+            fewer than the additive one, because its triggers are larger and carry over better.
+    """
+
+    misclassification_fraction: float = 0.9
+    steps: int = 100
+    learning_rate: float = 0.3
+    images_per_class: int = 2
+
+
+@dataclass(frozen=True)
+class MaximumMarginConfig:
+    """Settings of the maximum-margin search (MM-BD).
+
+    Attributes:
+        starts: random images for each target class.
+        steps: of Adam.
+        learning_rate: Adam's, in pixel values.
+    """
+
+    starts: int = 3
+    steps: int = 40
+    learning_rate: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -71,6 +114,7 @@ class ScanConfig:
 
     Attributes:
         l_red, verdict, preprocessing: see their classes.
+        limits: what a model file may hold and ask for, see `converters.Limits`.
         images_per_class: how many correctly classified clean images of each class are used.
         target_classes: putative target classes to test; None: all.
         max_seconds: wall time for one model's scan, looked at between the passes of the search;
@@ -85,6 +129,7 @@ class ScanConfig:
     l_red: LRedConfig = field(default_factory=LRedConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    limits: Limits = field(default_factory=_default_limits)
     images_per_class: int = 8
     target_classes: tuple[int, ...] | None = None
     max_seconds: float | None = None

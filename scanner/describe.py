@@ -123,6 +123,7 @@ def classifier(onnx: OnnxClassifier, path: str) -> ModelInfo:
         model(onnx.file, path),
         class_count=onnx.class_count,
         final_activation=onnx.final_activation,
+        differentiable=onnx.differentiable,
         rewrites=onnx.rewrites,
     )
 
@@ -161,4 +162,4 @@ def preprocessing(onnx: OnnxClassifier, used: Preprocessing) -> PreprocessingInf
 
 def parity(result: Parity) -> ParityInfo:
     """The parity check's figures."""
-    return ParityInfo(result.images, result.max_difference, result.argmax_agreement, result.loose)
+    return ParityInfo(**dataclasses.asdict(result))

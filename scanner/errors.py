@@ -16,6 +16,11 @@ class BdscanError(Exception):
     exit_code = ExitCode.INCOMPLETE
     reason = "error"
 
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+
 
 class UsageError(BdscanError):
     """A wrong path, option or configuration; found before anything is scanned."""

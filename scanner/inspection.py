@@ -37,19 +37,21 @@ def inspect_model(path: Path, config: ScanConfig, clean_dir: Path | None = None)
             are shown.
 
     Returns:
-        Plain data. `problem` is None if the model can be scanned, else the reason; facts that
-        could not be learned are None.
+        Plain data. `problem` is None if the model can be scanned, else the reason (`no_gradient` if
+        only by detectors that need forward passes alone); facts that could not be learned are None.
 
     Raises:
         ConverterError, FileNotFoundError: the file is not a readable ONNX model.
         UsageError: the clean set does not exist or holds no images.
     """
-    file = read_model(path)
+    file = read_model(path, config.limits)
     loader = CleanSetLoader(find_clean_images(clean_dir)) if clean_dir else None
     facts: dict[str, Any] = {
         "model": plain(describe.model(file, str(path))),
         **_operators(file),
         "unsupported_operators": [],
+        "differentiable": None,
+        "other_outputs": [],
         "preprocessing": _stated(file, config),
         "class_names": list(class_names(file.proto)),
         "accuracy": None,
@@ -60,7 +62,14 @@ def inspect_model(path: Path, config: ScanConfig, clean_dir: Path | None = None)
         size = config.image_size or (loader.common_size() if loader else None)
         onnx = prepare_classifier(file, config.output, size)
         facts["model"] = plain(describe.classifier(onnx, str(path)))
+        facts |= {
+            "differentiable": onnx.differentiable,
+            "other_outputs": list(onnx.other_outputs),
+        }
         facts |= _run(onnx, loader, config)
+        if not onnx.differentiable:
+            message = f"only forward passes, no gradient: {onnx.why_not_differentiable}"
+            facts["problem"] = {"code": "no_gradient", "message": message}
     except (ConverterError, BdscanError) as error:
         facts["problem"] = {"code": error.reason, "message": str(error)}
         if isinstance(error, UnsupportedModelError):

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from scanner.errors import UsageError
 
+if TYPE_CHECKING:
+    from converters import Limits
+
 MAX_CLASSES = 100_000
+_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def parse_target_classes(text: str | None) -> tuple[int, ...] | None:
@@ -56,3 +65,24 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
     if not all(1 <= side <= 10_000 for side in size):
         raise UsageError(f"--image-size {text!r}: sides from 1 to 10000")
     return size
+
+
+def parse_limits(texts: Iterable[str]) -> Limits:
+    """`nodes=200k` and the like -> `Limits` with these fields changed; suffixes k, M and G.
+
+    Raises:
+        UsageError: an unknown name, a name given twice, or anything but a positive whole number.
+    """
+    from converters import Limits  # it imports the engines
+
+    names = [field.name for field in dataclasses.fields(Limits)]
+    values: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if name not in names:
+            raise UsageError(f"--limit {text!r}: expected NAME=VALUE, NAME of {', '.join(names)}")
+        found = re.fullmatch(r"([0-9]{1,18})([kMG]?)", number)
+        if name in values or not found or not int(found[1]):
+            raise UsageError(f"--limit {text!r}: expected one value such as 5000, 200k, 64M or 2G")
+        values[name] = int(found[1]) * _SUFFIXES[found[2]]
+    return Limits(**values)

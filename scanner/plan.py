@@ -69,12 +69,5 @@ def plan_scan(
 
 def batch_size(classifier: Classifier) -> int:
     """How many images one forward and backward pass may hold, from the size of all tensors."""
-    onnx = classifier.onnx
-    shape = (onnx.batch_size or 1, *onnx.image_input.shape)
-    dtype = torch.from_numpy(np.zeros(0, onnx.image_input.dtype)).dtype
-    sample = torch.zeros(shape, dtype=dtype, device=classifier.device)
-    with torch.no_grad():
-        types = onnx.graph.tensor_types(sample)
-    computed = set(types) - onnx.graph.constant_names
-    numbers = sum(math.prod(types[name].shape) for name in computed) / shape[0]
+    numbers = max(classifier.onnx.numbers_per_image, 1)
     return max(1, min(MAX_BATCH, int(ACTIVATION_BYTES / (4 * 2 * numbers))))

@@ -7,7 +7,9 @@ import time
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
 
 from scanner.output import printable
 from scanner.plan import Plan
@@ -19,6 +21,9 @@ SECONDS_BETWEEN_LINES = 5.0
 
 class Watcher(Protocol):
     """Who is told how a scan goes on."""
+
+    def preparing(self, step: str) -> None:
+        """A step before the search begins."""
 
     def begin(self, report: ModelReport) -> None:
         """The model is loaded: preprocessing, accuracy and flags are known."""
@@ -35,6 +40,8 @@ class Watcher(Protocol):
 
 class Silent:
     """Tells nobody."""
+
+    def preparing(self, step: str) -> None: ...
 
     def begin(self, report: ModelReport) -> None: ...
 
@@ -61,6 +68,7 @@ class Teller(Silent):
         self.bars = bars and sys.stderr.isatty()
         self.verbose = verbose
         self._bar: Progress | None = None
+        self._status: Status | None = None
         self._last_line = 0.0
 
     def say(self, text: str) -> None:
@@ -70,7 +78,22 @@ class Teller(Silent):
         except (OSError, ValueError):
             self.console.quiet = True
 
+    def preparing(self, step: str) -> None:
+        """On a terminal what is being done stands in the last line; elsewhere `-v` tells it."""
+        if self.bars:
+            self._end_status()
+            self._status = self.console.status(escape(printable(step)))
+            self._status.start()
+        elif self.verbose:
+            self.say(step)
+
+    def _end_status(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
     def begin(self, report: ModelReport) -> None:
+        self._end_status()
         used, clean = report.preprocessing, report.clean_set
         if used is None or clean is None:
             return
@@ -115,6 +138,7 @@ class Teller(Silent):
             self.say(f"L-RED: {finished} of {classes} classes done, {evaluations} gradients")
 
     def end(self) -> None:
+        self._end_status()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from converters import OnnxClassifier
+from converters import OnnxClassifier, Parity
 from scanner.clean_set import CleanSet
 from scanner.preprocessing import UNVERIFIED, Preprocessing
 from scanner.results import Note
@@ -43,6 +43,9 @@ def forbidding_flags(
     """
     flags = []
     classes = onnx.class_count
+    if not onnx.differentiable:
+        what = f"there is no gradient, only forward passes: {onnx.why_not_differentiable}"
+        flags.append(Note("no_gradient", what))
     if accuracy is not None and chance_level(accuracy, len(clean.labels), classes):
         flags.append(
             Note(
@@ -64,6 +67,24 @@ def forbidding_flags(
     if UNVERIFIED in preprocessing.origins.values():
         what = "no labels to verify the preprocessing with; give class folders or --preprocess"
         flags.append(Note("preprocessing_unverified", what))
+    return flags
+
+
+def model_flags(onnx: OnnxClassifier, parity: Parity) -> list[Note]:
+    """What a verdict must be read with, of the model alone."""
+    flags = []
+    if onnx.other_outputs:
+        names = ", ".join(onnx.other_outputs)
+        what = f"output {onnx.output_name} is scanned, not {names}, which --output scans"
+        flags.append(Note("other_outputs", what))
+    if onnx.training_mode_forced:
+        what = "the model is in training mode; it was scanned in inference mode"
+        if parity.training_agreement is not None:
+            what += f", which gives the same class on {parity.training_agreement:.1%} of the images"
+        flags.append(Note("training_mode_forced", what))
+    if onnx.half_precision:
+        what = "gradients are computed in float32, the classes by ONNX Runtime in half precision"
+        flags.append(Note("half_precision", what))
     return flags
 
 

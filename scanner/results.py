@@ -41,6 +41,20 @@ class Note:
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """A detector that gave no evidence.
+
+    Attributes:
+        name: the detector's.
+        code, message: why, as in `Note`.
+    """
+
+    name: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A graph input or output: name, element type and shape (text for a free dimension)."""
 
@@ -57,6 +71,7 @@ class ModelInfo:
         sha256: of the file's bytes.
         external_data: sha256 of each external data file, by name.
         final_activation: what the graph applied to the logits: "softmax", "sigmoid", "none".
+        differentiable: whether there is a gradient; without one only forward passes can be run.
         rewrites: what was changed before the scan, in words.
     """
 
@@ -70,6 +85,7 @@ class ModelInfo:
     outputs: tuple[Tensor, ...] = ()
     class_count: int | None = None
     final_activation: str | None = None
+    differentiable: bool | None = None
     rewrites: tuple[str, ...] = ()
     external_data: Mapping[str, str] = field(default_factory=dict)
 
@@ -132,6 +148,7 @@ class ParityInfo:
     max_difference: float
     argmax_agreement: float
     loose: bool
+    training_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -250,6 +267,7 @@ class ModelReport:
     reasons: tuple[Note, ...] = ()
     flags: tuple[Note, ...] = ()
     detectors: tuple[DetectorResult, ...] = ()
+    not_run: tuple[NotRun, ...] = ()
     clean_set: CleanSetInfo | None = None
     preprocessing: PreprocessingInfo | None = None
     parity: ParityInfo | None = None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+# (images (N, C, H, W) in [0, 1], triggers (N, ...)) -> triggered images (N, C, H, W) in [0, 1]
+Embed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def embed_additive(images: torch.Tensor, perturbation: torch.Tensor) -> torch.Tensor:
@@ -16,3 +21,18 @@ def embed_additive(images: torch.Tensor, perturbation: torch.Tensor) -> torch.Te
         (N, C, H, W) in [0, 1]; no gradient flows through clipped pixels.
     """
     return (images + perturbation).clamp(0.0, 1.0)
+
+
+def embed_mask_pattern(images: torch.Tensor, mask_and_pattern: torch.Tensor) -> torch.Tensor:
+    """(1 - m) x + m p, L-RED eq. (12): the pattern replaces what the mask covers.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        mask_and_pattern: (1 + C, H, W), or (N, 1 + C, H, W): the mask m, then the pattern p, both
+            in [0, 1].
+
+    Returns:
+        (N, C, H, W) in [0, 1].
+    """
+    mask, pattern = mask_and_pattern[..., :1, :, :], mask_and_pattern[..., 1:, :, :]
+    return images + mask * (pattern - images)

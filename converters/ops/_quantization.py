@@ -29,21 +29,43 @@ def straight_through(value: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
 def along_axis(parameter: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
     """A scale or zero point as a float tensor that broadcasts against `x`.
 
-    One number stands for the whole tensor, a vector for the slices along `axis`.
+    One number stands for the whole tensor, a vector for the slices along `axis`; see `by_block` for
+    a tensor of the shape of `x`.
 
     Raises:
-        NotImplementedError: one number for each block of a tensor.
-        ValueError: a vector of another length than the axis.
+        ValueError: another shape.
     """
     parameter = widened(as_float(beside(parameter, x)))
     if parameter.numel() == 1:
         return parameter.reshape(())
+    if parameter.shape == x.shape and x.ndim > 1:
+        return parameter
     if parameter.ndim != 1:
-        raise NotImplementedError("blocked quantisation")
+        raise ValueError(f"scales of shape {list(parameter.shape)} for one of {list(x.shape)}")
     axis = one_axis(axis, x.ndim)
     if len(parameter) != x.shape[axis]:
         raise ValueError(f"{len(parameter)} scales or zero points for an axis of {x.shape[axis]}")
     return parameter.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+
+
+def by_block(parameter: torch.Tensor, x: torch.Tensor, axis: int, block_size: int) -> torch.Tensor:
+    """A scale or zero point with one number for each block along `axis`, in the shape of `x`.
+
+    Raises:
+        ValueError: another number of blocks than `x` has, the last one maybe partial.
+    """
+    axis, parameter = one_axis(axis, x.ndim), beside(parameter, x)
+    size = x.shape[axis]
+    if block_size < 1 or parameter.shape != (
+        *x.shape[:axis],
+        -(-size // block_size),
+        *x.shape[axis + 1 :],
+    ):
+        raise ValueError(
+            f"scales of shape {list(parameter.shape)} for blocks of {block_size} of {list(x.shape)}"
+        )
+    at = torch.arange(size, device=x.device) // block_size
+    return parameter.index_select(axis, at)
 
 
 def as_float(x: torch.Tensor) -> torch.Tensor:

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 
 import torch
 
+from converters.budget import active_budget
+from converters.errors import ModelFormatError
+
 Ints = Sequence[int] | None
 """An optional list attribute."""
 
 MAX_RESULT_BYTES = 2**32
-"""What a result may take whose size the file's numbers decide, in bytes."""
+"""What a result may take whose size the file's numbers decide, in bytes, at any time.
+
+While a model is prepared much less is allowed, see `converters.budget`; later, a whole batch of
+images may take that much.
+"""
 
 
 def affordable(shape: Sequence[int], dtype: torch.dtype) -> list[int]:
@@ -20,12 +27,16 @@ def affordable(shape: Sequence[int], dtype: torch.dtype) -> list[int]:
     A file of a few bytes can ask for a tensor that fills any memory.
 
     Raises:
-        ValueError: it would take more than `MAX_RESULT_BYTES`.
+        ModelFormatError: it would take more than `MAX_RESULT_BYTES`.
     """
     size = math.prod(shape) * dtype.itemsize
+    budget = active_budget()
+    if budget is not None:
+        budget.check(size)
     if size > MAX_RESULT_BYTES:
-        raise ValueError(
-            f"a result of shape {list(shape)} takes {size} bytes; the limit is {MAX_RESULT_BYTES}"
+        raise ModelFormatError(
+            f"a result of shape {list(shape)} takes {size} bytes; the limit is {MAX_RESULT_BYTES}",
+            "result_too_large",
         )
     return list(shape)
 

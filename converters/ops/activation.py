@@ -183,6 +183,19 @@ def log_softmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
     return F.log_softmax(x, dim=axis)
 
 
+@op("Hardmax", since=1)
+def hardmax_1(x: torch.Tensor, *, axis: int = 1) -> torch.Tensor:
+    """Hardmax over all dimensions from `axis` on, taken as one."""
+    return hardmax(_flat_from(x, axis), axis=-1).reshape(x.shape)
+
+
+@op("Hardmax", since=13)
+def hardmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
+    """1 at the first of the greatest numbers of one dimension, 0 elsewhere."""
+    at = torch.argmax(x, dim=axis, keepdim=True)
+    return torch.zeros_like(x).scatter(axis, at, 1)
+
+
 def _flat_from(x: torch.Tensor, axis: int) -> torch.Tensor:
     first = axis if axis == x.ndim else one_axis(axis, x.ndim)
     return x.reshape(*x.shape[:first], -1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from onnx import TensorProto
 
 from converters.ops._values import affordable, ints
 from converters.registry import op
+from converters.values import Text, Value
 
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -44,15 +47,20 @@ def torch_type(data_type: int) -> torch.dtype:
 @op("Constant")
 def constant(
     *,
-    value: torch.Tensor | None = None,
+    value: torch.Tensor | Text | None = None,
     value_float: float | None = None,
     value_floats: Sequence[float] | None = None,
     value_int: int | None = None,
     value_ints: Sequence[int] | None = None,
-) -> torch.Tensor:
-    """The tensor that the one given attribute holds; strings and sparse tensors are refused."""
+    value_string: str | None = None,
+    value_strings: Sequence[str] | None = None,
+) -> Any:
+    """The tensor, or the text, that the one given attribute holds; sparse tensors are refused."""
     if value is not None:
         return value
+    texts = value_string if value_string is not None else value_strings
+    if texts is not None:
+        return np.array(texts, dtype=object)
     floats = value_float if value_float is not None else value_floats
     if floats is not None:
         return torch.tensor(floats, dtype=torch.float32)
@@ -114,6 +122,6 @@ def cast_like(
 
 
 @op("Identity")
-def identity(x: torch.Tensor) -> torch.Tensor:
-    """x itself."""
-    return x
+def identity(x: Value) -> tuple[Any]:
+    """x itself, be it a sequence."""
+    return (x,)

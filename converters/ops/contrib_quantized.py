@@ -161,7 +161,14 @@ def q_linear_average_pool(
     pads: Ints = None,
     strides: Ints = None,
 ) -> torch.Tensor:
-    """AveragePool of quantised numbers, the channels being dimension 1 or the last one."""
+    """AveragePool of quantised numbers, the channels being dimension 1 or the last one.
+
+    Raises:
+        NotImplementedError: `ceil_mode` with `count_include_pad`: ONNX Runtime counts what a window
+            reaches over too, against the specification.
+    """
+    if ceil_mode and count_include_pad:
+        raise NotImplementedError("ceil_mode with count_include_pad")
 
     def real(numbers: torch.Tensor) -> torch.Tensor:
         y = average_pool(

@@ -14,6 +14,8 @@ from converters.registry import op
 Unary = Callable[[torch.Tensor], torch.Tensor]
 Binary = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
 
 def divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Quotient; integers are divided as in C, towards zero."""
@@ -39,6 +41,33 @@ def power(base: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
     return torch.pow(base.double(), exponent.double()).to(base.dtype)
 
 
+def by_int64(function: Binary) -> Binary:
+    """`function` for unsigned integers too that torch can't compute with, by way of int64.
+
+    Raises (the function that is returned):
+        NotImplementedError: uint64 numbers that int64 can't hold.
+    """
+
+    def operator(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if a.dtype not in _UNSIGNED or a.dtype != b.dtype:
+            return function(a, b)
+        wide = [v.to(torch.int64) for v in (a, b)]
+        if a.dtype == torch.uint64 and any(bool((v < 0).any()) for v in wide):
+            raise NotImplementedError("uint64 numbers of 2**63 and more")
+        result = function(*wide)
+        # Back to the smaller type it wraps around, as unsigned arithmetic does.
+        return result if result.dtype == torch.bool else result.to(a.dtype)
+
+    return operator
+
+
+def invert(x: torch.Tensor) -> torch.Tensor:
+    """x with every bit changed."""
+    if x.dtype in _UNSIGNED:
+        return torch.bitwise_not(x.to(torch.int64)).to(x.dtype)
+    return torch.bitwise_not(x)
+
+
 UNARY: dict[str, Unary] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
@@ -47,7 +76,7 @@ UNARY: dict[str, Unary] = {
     "Asinh": torch.asinh,
     "Atan": torch.atan,
     "Atanh": torch.atanh,
-    "BitwiseNot": torch.bitwise_not,
+    "BitwiseNot": invert,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
     "Cosh": torch.cosh,
@@ -151,9 +180,9 @@ for _name, _unary_function in UNARY.items():
     op(_name)(_unary(_unary_function))
 for _name, _binary_function in BINARY.items():
     op(_name, since=1)(_legacy_binary(_binary_function))
-    op(_name, since=7)(_binary(_binary_function))
+    op(_name, since=7)(_binary(by_int64(_binary_function)))
 for _name, _variadic_function in VARIADIC.items():
-    op(_name)(_variadic(_variadic_function))
+    op(_name)(_variadic(by_int64(_variadic_function)))
 
 
 @op("Mean")
@@ -162,17 +191,23 @@ def mean(*values: torch.Tensor, consumed_inputs: Sequence[int] = ()) -> torch.Te
     return reduce(torch.add, together(*values)) / len(values)
 
 
-@op("Mod")
-def mod(a: torch.Tensor, b: torch.Tensor, *, fmod: int = 0) -> torch.Tensor:
-    """Remainder with the sign of the divisor, or with that of the dividend where `fmod` is set.
+@op("Mod", since=10)
+def mod_10(a: torch.Tensor, b: torch.Tensor, *, fmod: int = 0) -> torch.Tensor:
+    """As version 28, but not for floating-point numbers without `fmod`.
 
     Raises:
-        ValueError: floating-point inputs without `fmod`, which the specification forbids.
+        ValueError: such inputs.
     """
     if a.is_floating_point() and not fmod:
         raise ValueError("floating-point inputs need fmod=1")
+    return mod(a, b, fmod=fmod)
+
+
+@op("Mod", since=28)
+def mod(a: torch.Tensor, b: torch.Tensor, *, fmod: int = 0) -> torch.Tensor:
+    """Remainder with the sign of the divisor, or with that of the dividend where `fmod` is set."""
     a, b = together(a, b)
-    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+    return by_int64(torch.fmod if fmod else torch.remainder)(a, b)
 
 
 @op("IsInf")

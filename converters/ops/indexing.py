@@ -1,4 +1,4 @@
-"""Slices, gathers and what else picks numbers by index."""
+"""Slices, gathers and what else picks numbers by index (see `scatter` for what puts them)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,22 @@ def _slice(
     chosen = all_axes(range(len(starts)) if axes is None else axes, x.ndim)
     steps = [1] * len(starts) if steps is None else steps
     for axis, start, end, step in zip(chosen, starts, ends, steps, strict=True):
-        # Python's slices clamp their bounds as ONNX does.
-        picked = range(*slice(start, end, step).indices(x.shape[axis]))
+        picked = _places(start, end, step, x.shape[axis])
         low, high = (min(picked), max(picked) + 1) if picked else (0, 0)
         x = x[(slice(None),) * axis + (slice(low, high, abs(step)),)]
         x = x.flip(axis) if step < 0 else x
     return x
+
+
+def _places(start: int, end: int, step: int, size: int) -> range:
+    """The indices that a slice of an axis of this size consists of.
+
+    Python's own slices differ: with a negative step they are empty if `start` is before the axis.
+    """
+    start, end = (n + size if n < 0 else n for n in (start, end))
+    if step > 0:
+        return range(min(max(start, 0), size), min(max(end, 0), size), step)
+    return range(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
 
 
 @op("Slice", since=1)
@@ -50,7 +60,7 @@ def slice_10(
     )
 
 
-def _positive(indices: torch.Tensor, size: int) -> torch.Tensor:
+def positive(indices: torch.Tensor, size: int) -> torch.Tensor:
     """Indices as int64 with negative ones counted from the end.
 
     Raises:
@@ -68,7 +78,7 @@ def _positive(indices: torch.Tensor, size: int) -> torch.Tensor:
 def gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
     """The slices of x at these indices of one axis, in the shape of the indices."""
     axis = one_axis(axis, x.ndim)
-    at = _positive(indices, x.shape[axis])
+    at = positive(indices, x.shape[axis])
     if at.ndim == 0 and at.device.type == "cpu":
         return x.select(axis, int(at))
     picked = x.index_select(axis, beside(at.reshape(-1), x))
@@ -79,14 +89,14 @@ def gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Te
 def gather_elements(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
     """For each place of `indices` the number of x there, but at that index of one axis."""
     axis = one_axis(axis, x.ndim)
-    return torch.gather(x, axis, beside(_positive(indices, x.shape[axis]), x))
+    return torch.gather(x, axis, beside(positive(indices, x.shape[axis]), x))
 
 
 @op("GatherND")
 def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) -> torch.Tensor:
     """The slices of x at the index tuples in the last dimension of `indices`."""
     depth = indices.shape[-1]
-    parts = [beside(_positive(indices[..., i], x.shape[batch_dims + i]), x) for i in range(depth)]
+    parts = [beside(positive(indices[..., i], x.shape[batch_dims + i]), x) for i in range(depth)]
     rank = indices.ndim - 1
     batch = [
         torch.arange(x.shape[i], device=x.device).reshape(
@@ -95,47 +105,6 @@ def gather_nd(x: torch.Tensor, indices: torch.Tensor, *, batch_dims: int = 0) ->
         for i in range(batch_dims)
     ]
     return x[tuple(batch + parts)]
-
-
-@op("ScatterElements")
-def scatter_elements(
-    x: torch.Tensor,
-    indices: torch.Tensor,
-    updates: torch.Tensor,
-    *,
-    axis: int = 0,
-    reduction: str = "none",
-) -> torch.Tensor:
-    """x with `updates` put, added, ... at these indices of one axis."""
-    axis = one_axis(axis, x.ndim)
-    at = beside(_positive(indices, x.shape[axis]), x)
-    updates = beside(updates, x)
-    if reduction == "none":
-        return x.scatter(axis, at, updates)
-    reductions = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
-    if reduction not in reductions:
-        raise ValueError(f"unknown reduction {reduction!r}")
-    return x.scatter_reduce(axis, at, updates, reductions[reduction])
-
-
-@op("Scatter")
-def scatter(
-    x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, axis: int = 0
-) -> torch.Tensor:
-    """The old name of ScatterElements."""
-    return scatter_elements(x, indices, updates, axis=axis)
-
-
-@op("ScatterND")
-def scatter_nd(
-    x: torch.Tensor, indices: torch.Tensor, updates: torch.Tensor, *, reduction: str = "none"
-) -> torch.Tensor:
-    """x with slices put or added at the index tuples in the last dimension of `indices`."""
-    if reduction not in ("none", "add"):
-        raise NotImplementedError(f"reduction {reduction!r}")
-    depth = indices.shape[-1]
-    at = tuple(beside(_positive(indices[..., i], x.shape[i]), x) for i in range(depth))
-    return x.index_put(at, beside(updates, x), accumulate=reduction == "add")
 
 
 @op("OneHot")
@@ -152,46 +121,6 @@ def one_hot(
     hit = at == places.reshape([-1 if i == axis else 1 for i in range(rank)])
     hit, values = together(hit, values)
     return torch.where(hit, values[1], values[0])
-
-
-def _top_k(x: torch.Tensor, k: int, axis: int, largest: int) -> tuple[torch.Tensor, torch.Tensor]:
-    # A stable sort: of equal numbers the first comes first, which torch.topk doesn't promise.
-    values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
-    if k > x.shape[axis]:
-        raise ValueError(f"k is {k}, the axis has size {x.shape[axis]}")
-    return values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
-
-
-@op("TopK", since=1)
-def top_k_1(x: torch.Tensor, *, k: int, axis: int = -1) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k greatest numbers along an axis and their indices."""
-    return _top_k(x, k, axis, 1)
-
-
-@op("TopK", since=10)
-def top_k(
-    x: torch.Tensor, k: torch.Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k greatest or smallest numbers along an axis and their indices, always sorted."""
-    return _top_k(x, ints(k)[0], axis, largest)
-
-
-@op("NonZero")
-def non_zero(x: torch.Tensor) -> torch.Tensor:
-    """The indices of what is not 0, (rank, count)."""
-    return torch.nonzero(x).t()
-
-
-@op("CumSum")
-def cum_sum(
-    x: torch.Tensor, axis: torch.Tensor, *, exclusive: int = 0, reverse: int = 0
-) -> torch.Tensor:
-    """Running sums along an axis, maybe from its end, maybe each without its own number."""
-    along = one_axis(ints(axis)[0], x.ndim)
-    source = x.flip(along) if reverse else x
-    total = torch.cumsum(source, dim=along, dtype=x.dtype)
-    total = total - source if exclusive else total
-    return total.flip(along) if reverse else total
 
 
 @op("Trilu")

@@ -45,8 +45,11 @@ def conv(
     """Convolution of x (N, C, *spatial) with w (M, C / group, *kernel), 1 to 3 spatial dims."""
     kernel = _checked_kernel(x, w, kernel_shape)
     place = window(x.shape[2:], kernel, strides, dilations, pads, auto_pad)
+    affordable([len(x), len(w), *place.positions(x.shape[2:])], x.dtype)
     padding = place.begins
     if place.begins != place.ends:
+        ends = zip(x.shape[2:], place.begins, place.ends, strict=True)
+        affordable([*x.shape[:2], *map(sum, ends)], x.dtype)
         x, padding = padded(x, place.begins, place.ends), (0,) * len(kernel)
     bias = None if b is None else beside(b, x)
     convolve = _CONV[len(kernel)]
@@ -157,3 +160,10 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def einsum(*values: torch.Tensor, equation: str) -> torch.Tensor:
     """Einstein summation."""
     return torch.einsum(equation, *together(*values))
+
+
+@op("Det")
+def det(x: torch.Tensor) -> torch.Tensor:
+    """Determinants of the square matrices in the last two dimensions."""
+    found: torch.Tensor = torch.linalg.det(x)
+    return found

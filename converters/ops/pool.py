@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from converters.ops._spatial import Window, padded, window
-from converters.ops._values import Ints
+from converters.ops._values import Ints, affordable, beside, ints
+from converters.ops.indexing import positive
 from converters.registry import op
 
 _MAX_POOL: dict[int, Callable[..., torch.Tensor]] = {
@@ -167,3 +169,67 @@ def global_average_pool(x: torch.Tensor) -> torch.Tensor:
 def global_max_pool(x: torch.Tensor) -> torch.Tensor:
     """The maximum over all spatial dimensions, which stay with size 1."""
     return x.amax(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+@op("LpPool")
+def lp_pool(
+    x: torch.Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Ints = None,
+    p: float = 2,
+    pads: Ints = None,
+    strides: Ints = None,
+) -> torch.Tensor:
+    """The p-norm of each window."""
+    place = _pool_window(x, kernel_shape, strides, dilations, pads, auto_pad)
+    sizes, rank = x.shape[2:], x.ndim - 2
+    ends = place.reach(sizes, place.positions(sizes, bool(ceil_mode)))
+    powers = padded(x.abs().pow(p).reshape(-1, 1, *sizes), place.begins, ends)
+    ones = x.new_ones(1, 1, *place.kernel)
+    totals = _CONV[rank](powers, ones, None, place.strides, 0, place.dilations)
+    # The root has no gradient at 0.
+    some = totals > 0
+    norms = torch.where(some, torch.where(some, totals, 1.0).pow(1 / p), 0.0).to(x.dtype)
+    return norms.reshape(*x.shape[:2], *totals.shape[2:])
+
+
+@op("GlobalLpPool")
+def global_lp_pool(x: torch.Tensor, *, p: float = 2) -> torch.Tensor:
+    """The p-norm over all spatial dimensions, which stay with size 1."""
+    dims = tuple(range(2, x.ndim))
+    norm: torch.Tensor = torch.linalg.vector_norm(x, ord=p, dim=dims, keepdim=True)
+    return norm
+
+
+@op("MaxUnpool", since=9)
+def max_unpool(
+    x: torch.Tensor,
+    indices: torch.Tensor,
+    output_shape: torch.Tensor | None = None,
+    *,
+    kernel_shape: Sequence[int],
+    pads: Ints = None,
+    strides: Ints = None,
+) -> torch.Tensor:
+    """Zeros, but the numbers of x where MaxPool found them, by its second output.
+
+    Raises:
+        NotImplementedError: an `output_shape` other than the one that the window makes: the
+            specification's reference and ONNX Runtime disagree about what the indices mean then.
+        IndexError: an index beyond the result.
+    """
+    place = window((0,) * (x.ndim - 2), kernel_shape, strides, None, None, "NOTSET")
+    cut = list(pads) if pads else [0] * (2 * len(place.kernel))
+    totals = [
+        a + b for a, b in zip(cut[: len(place.kernel)], cut[len(place.kernel) :], strict=True)
+    ]
+    parts = zip(x.shape[2:], place.strides, place.kernel, totals, strict=True)
+    shape = [*x.shape[:2], *((n - 1) * stride + k - total for n, stride, k, total in parts)]
+    if output_shape is not None and ints(output_shape) != shape:
+        raise NotImplementedError(f"output_shape {ints(output_shape)} instead of {shape}")
+    count = math.prod(affordable(shape, x.dtype))
+    at = beside(positive(indices.reshape(-1), count), x)
+    return x.new_zeros(count).scatter(0, at, x.reshape(-1)).reshape(shape)

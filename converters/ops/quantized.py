@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from converters.ops._quantization import (
     as_float,
+    by_block,
     dequantized,
     known_type,
     quantized,
@@ -60,18 +61,21 @@ def quantize_linear(
 ) -> torch.Tensor:
     """x / scale + zero point, rounded half to even; `saturate` concerns types of 8-bit floats.
 
+    With `block_size` there is one scale for each block of so many numbers along `axis`.
+
     Raises:
-        NotImplementedError: blocked quantisation, a `precision` of the division other than
-            float32, types of other than 8 or 16 bits.
+        NotImplementedError: a `precision` of the division other than float32, types of other than
+            8 or 16 bits.
         ValueError: `output_dtype` contradicts the zero point.
     """
-    if block_size or precision not in (TensorProto.UNDEFINED, TensorProto.FLOAT):
-        raise NotImplementedError("blocked quantisation, or with a precision other than float32")
+    if precision not in (TensorProto.UNDEFINED, TensorProto.FLOAT):
+        raise NotImplementedError("a precision other than float32")
     kind = torch.uint8 if zero_point is None else zero_point.dtype
     if output_dtype and zero_point is None:
         kind = torch_type(output_dtype)
     elif output_dtype and torch_type(output_dtype) != kind:
         raise ValueError("output_dtype differs from the type of the zero point")
+    scale, zero_point = _blocked(scale, zero_point, x, axis, block_size)
     return quantized(x, scale, zero_point, known_type(kind), axis)
 
 
@@ -97,13 +101,27 @@ def dequantize_linear(
 ) -> torch.Tensor:
     """(x - zero point) * scale, in the type of the scale or in `output_dtype`.
 
-    Raises:
-        NotImplementedError: blocked quantisation.
+    With `block_size` there is one scale for each block of so many numbers along `axis`.
     """
-    if block_size:
-        raise NotImplementedError("blocked quantisation")
     kind = torch_type(output_dtype) if output_dtype else scale.dtype
+    scale, zero_point = _blocked(scale, zero_point, x, axis, block_size)
     return dequantized(x, scale, zero_point, axis).to(kind)
+
+
+def _blocked(
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    x: torch.Tensor,
+    axis: int,
+    block_size: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scale and zero point in the shape of `x` where they are given by blocks."""
+    if not block_size:
+        if scale.ndim > 1:
+            raise ValueError(f"scales of shape {list(scale.shape)} without a block_size")
+        return scale, zero_point
+    zeros = None if zero_point is None else by_block(zero_point, x, axis, block_size)
+    return by_block(scale, x, axis, block_size), zeros
 
 
 @op("DynamicQuantizeLinear")

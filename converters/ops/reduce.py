@@ -18,6 +18,8 @@ def _sum(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
 
 
 def _mean(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
+    if not all(x.shape[axis] for axis in axes):
+        raise ValueError("the mean of nothing")
     if x.is_floating_point():
         return torch.mean(x, dim=axes, keepdim=keep)
     count = x.numel() // max(torch.sum(x, dim=axes).numel(), 1)
@@ -38,7 +40,32 @@ def _l2(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
 
 
 def _log_sum_exp(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
-    return torch.logsumexp(x, dim=axes, keepdim=keep).to(x.dtype)
+    if not x.is_floating_point():
+        # ONNX Runtime cuts every exponential down to an integer.
+        raise NotImplementedError("of integers")
+    return torch.logsumexp(x, dim=axes, keepdim=keep)
+
+
+def _extreme(find: Callable[..., torch.Tensor], greatest: bool) -> Reduction:
+    """The greatest or smallest number; of nothing, the one that every other one replaces."""
+
+    def reduction(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
+        if all(x.shape[axis] for axis in axes):
+            return find(x, dim=axes, keepdim=keep)
+        if x.is_floating_point():
+            neutral = float("-inf") if greatest else float("inf")
+        else:
+            bounds = (0, 1) if x.dtype == torch.bool else _bounds(x.dtype)
+            neutral = bounds[0 if greatest else 1]
+        shape = torch.sum(x, dim=axes, keepdim=keep).shape
+        return torch.full(shape, neutral, dtype=x.dtype, device=x.device)
+
+    return reduction
+
+
+def _bounds(kind: torch.dtype) -> tuple[int, int]:
+    info = torch.iinfo(kind)
+    return info.min, info.max
 
 
 # Which reduction, and the version from which its axes are an input.
@@ -47,9 +74,9 @@ REDUCTIONS: dict[str, tuple[Reduction, int]] = {
     "ReduceL2": (_l2, 18),
     "ReduceLogSum": (lambda x, axes, keep: _sum(x, axes, keep).log().to(x.dtype), 18),
     "ReduceLogSumExp": (_log_sum_exp, 18),
-    "ReduceMax": (lambda x, axes, keep: torch.amax(x, dim=axes, keepdim=keep), 18),
+    "ReduceMax": (_extreme(torch.amax, True), 18),
     "ReduceMean": (_mean, 18),
-    "ReduceMin": (lambda x, axes, keep: torch.amin(x, dim=axes, keepdim=keep), 18),
+    "ReduceMin": (_extreme(torch.amin, False), 18),
     "ReduceProd": (_product, 18),
     "ReduceSum": (_sum, 13),
     "ReduceSumSquare": (lambda x, axes, keep: _sum(x.square(), axes, keep), 18),

@@ -142,9 +142,13 @@ def _resize(x: torch.Tensor, axes: Sequence[Axis], how: Sampling) -> torch.Tenso
     for axis in axes:
         sizes[axis.index] = max(axis.size, axis.new_size)
     affordable(sizes, x.dtype)
+    if all(axis.new_size == axis.size for axis in axes):
+        return x  # as ONNX Runtime does, whatever the scales are
     for axis in axes:
         # As in ONNX Runtime, scale 1 leaves an axis alone, even if a region of it was asked for.
-        if axis.scale != 1:
+        # With `antialias` so does any scale that keeps its size.
+        kept = axis.scale == 1 or (how.antialias and axis.new_size == axis.size)
+        if not kept:
             x = _resize_axis(x, axis, how)
     return x
 
@@ -211,6 +215,9 @@ def resize(
     """x with some dimensions resized by `scales` or to `sizes`, one of which is given."""
     chosen = list(range(x.ndim)) if axes is None else all_axes(axes, x.ndim)
     old = [x.shape[axis] for axis in chosen]
+    if keep_aspect_ratio_policy != "stretch" and min(axes or [0]) < 0:
+        # ONNX Runtime leaves the image as it is.
+        raise NotImplementedError("keep_aspect_ratio_policy with negative axes")
     if sizes is not None and sizes.numel():
         new, factors = _sizes_and_scales(old, ints(sizes), keep_aspect_ratio_policy)
     elif scales is not None and scales.numel():

@@ -159,7 +159,9 @@ def split(
     """As version 13; without sizes the last of `num_outputs` parts may be smaller."""
     if split is not None:
         return _split(x, axis, ints(split))
-    total, parts = x.shape[axis], num_outputs or n_outputs
+    if num_outputs is not None and num_outputs != n_outputs:
+        raise ValueError(f"num_outputs is {num_outputs}, the node has {n_outputs}")
+    total, parts = x.shape[axis], n_outputs
     most = -(-total // parts)
     return _split(x, axis, [most] * (parts - 1) + [total - most * (parts - 1)])
 
@@ -203,9 +205,15 @@ def depth_to_space(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> tor
 
 
 @op("SpaceToDepth")
-def space_to_depth(x: torch.Tensor, *, blocksize: int) -> torch.Tensor:
-    """(N, C, H * b, W * b) to (N, b * b * C, H, W)."""
+def space_to_depth(x: torch.Tensor, *, blocksize: int, mode: str = "DCR") -> torch.Tensor:
+    """(N, C, H * b, W * b) to (N, b * b * C, H, W); DCR: blocks are the outer part of depth."""
     n, c, height, width = x.shape
     b, h, w = blocksize, height // blocksize, width // blocksize
-    parts = x.reshape(n, c, h, b, w, b).permute(0, 3, 5, 1, 2, 4)
+    parts = x.reshape(n, c, h, b, w, b)
+    if mode == "DCR":
+        parts = parts.permute(0, 3, 5, 1, 2, 4)
+    elif mode == "CRD":
+        parts = parts.permute(0, 1, 3, 5, 2, 4)
+    else:
+        raise ValueError(f"unknown mode {mode!r}")
     return parts.reshape(n, b * b * c, h, w)

@@ -1,6 +1,7 @@
-"""Group misclassification under an additive perturbation, for many target classes at once.
+"""Group misclassification under a trigger, for many target classes at once.
 
-For putative target class t, perturbation v and class weights w (L-RED eqs. 3 and 5):
+For putative target class t, trigger v and class weights w (L-RED eqs. 3 and 5; the same for a mask
+and a pattern, eqs. 12 and 14):
 
     q_st(v)   = share of the images of source class s that m(x; v) sends to t
     J_t(v, w) = sum_s w_s mean_{x in D_s} log p(t | m(x; v))
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from scanner.classifier import Classifier
-from scanner.triggers import embed_additive
+from scanner.triggers import Embed, embed_additive
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,6 +42,8 @@ class GroupMisclassification:
         targets: the putative target classes; "position" below is an index into this list.
         batch_images: how many images one pass may hold.
         deadline: `time.monotonic()` after which no further pass is begun.
+        embed: how a trigger is embedded (see `scanner.triggers`); "(n, C, H, W)" below is one
+            trigger for each of n target classes in the form that it takes.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class GroupMisclassification:
         targets: Sequence[int],
         batch_images: int,
         deadline: float | None = None,
+        embed: Embed = embed_additive,
     ) -> None:
         self.classifier = classifier
+        self.embed = embed
         self.targets = tuple(targets)
         self.batch_images = batch_images
         self.deadline = deadline
@@ -85,7 +90,7 @@ class GroupMisclassification:
 
         Args:
             positions: n positions of target classes.
-            v: (n, C, H, W) perturbations.
+            v: (n, C, H, W) triggers.
 
         Returns:
             (n, C, H, W) gradients.
@@ -147,7 +152,7 @@ class GroupMisclassification:
             raise OutOfTime
         leaf = v.detach().requires_grad_(torch.is_grad_enabled())
         device = self.images.device
-        embedded = embed_additive(self.images[rows.to(device)], leaf[owner.to(device)])
+        embedded = self.embed(self.images[rows.to(device)], leaf[owner.to(device)])
         return self.classifier.differentiable_logits(embedded), leaf
 
     def _backward(

@@ -133,6 +133,11 @@ def _print_verdict(console: ReportConsole, report: ModelReport) -> None:
     console.print(line)
     for reason in report.reasons:
         console.tell(f"  {reason.message}")
+    for detector in report.not_run:
+        if detector.message not in {reason.message for reason in report.reasons}:
+            console.tell(f"  {detector.name} was not run: {detector.message}")
+        else:
+            console.tell(f"  {detector.name} was not run: {detector.code}")
     for flag in report.flags:
         if flag not in report.reasons:
             console.tell(f"  note: {flag.message}")

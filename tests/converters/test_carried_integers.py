@@ -114,7 +114,10 @@ def test_unknown_type_is_refused_where_integers_are_needed() -> None:
         helper.make_node("Neg", ["two"], ["negative"]),
         helper.make_node("QuantizeLinear", ["x", "scale", "negative"], ["y"]),
     ]
-    with pytest.raises(UnsupportedModelError, match="integer type can't be told"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"'y' \(QuantizeLinear\): the integer type of tensor 'y' can't be told",
+    ):
         to_torch(graph(*nodes))
 
 

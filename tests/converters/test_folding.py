@@ -100,15 +100,6 @@ def conv_is_an_output() -> onnx.ModelProto:
     return model
 
 
-def transposed() -> onnx.ModelProto:
-    model = conv_norm(transposed=True)
-    for tensor in model.graph.initializer:
-        if tensor.name == "w":
-            value = numpy_helper.to_array(tensor).reshape(1, 4, 3, 3)
-            tensor.CopyFrom(numpy_helper.from_array(value, "w"))
-    return model
-
-
 def scale_from_the_image() -> onnx.ModelProto:
     model = conv_norm()
     model.graph.node[1].input[1] = "scale"
@@ -117,9 +108,7 @@ def scale_from_the_image() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize(
-    "make", [second_reader, conv_is_an_output, transposed, scale_from_the_image]
-)
+@pytest.mark.parametrize("make", [second_reader, conv_is_an_output, scale_from_the_image])
 def test_not_folded_where_that_would_change_something(make: Callable[[], onnx.ModelProto]) -> None:
     model = make()
     graph = to_torch(model)
@@ -127,6 +116,106 @@ def test_not_folded_where_that_would_change_something(make: Callable[[], onnx.Mo
     x = images(2, 1, 6, 6)
     for got, expected in zip(graph(torch.from_numpy(x)), run_ort(model, x), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def layer(op_type: str, *names: str, **attributes: object) -> NodeProto:
+    return helper.make_node(op_type, ["x", *names], ["layer"], **attributes)
+
+
+def norm(source: str, result: str) -> NodeProto:
+    return helper.make_node(
+        "BatchNormalization", [source, "gamma", "beta", "mean", "var"], [result], epsilon=0.01
+    )
+
+
+def channel_weights(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Statistics of 4 channels, and further weights of these shapes."""
+    rng = np.random.default_rng(1)
+    weights = {n: rng.uniform(0.5, 2, 4) for n in ("gamma", "beta", "mean", "var", "bias")}
+    weights |= {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    return {name: np.asarray(value, np.float32) for name, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("node", "shape", "weight"),
+    [
+        (layer("ConvTranspose", "w"), (2, 6, 6), (2, 4, 3, 3)),
+        (layer("ConvTranspose", "w", "bias", group=2, strides=[2, 2]), (2, 6, 6), (2, 2, 3, 3)),
+        (layer("Conv", "w", "bias", group=2), (2, 6, 6), (4, 1, 3, 3)),
+        (layer("Conv", "w"), (2, 9), (4, 2, 3)),
+        (layer("Gemm", "w", "bias"), (3,), (3, 4)),
+        (layer("Gemm", "w", "bias", transB=1, alpha=0.5, beta=2.0), (3,), (4, 3)),
+        (layer("Gemm", "w"), (3,), (3, 4)),
+        (layer("Gemm", "w", "one", beta=3.0), (3,), (3, 4)),
+    ],
+)
+def test_batch_normalization_behind_other_layers(
+    node: NodeProto, shape: tuple[int, ...], weight: tuple[int, ...]
+) -> None:
+    weights = channel_weights(w=weight, one=(1, 1))
+    model = build([node, norm("layer", "y")], {"x": ["N", *shape]}, ["y"], weights)
+    graph = to_torch(model)
+    assert operators(graph) == Counter({node.op_type: 1})
+    x = images(2, *shape)
+    got = graph(torch.from_numpy(x))[0].numpy()
+    np.testing.assert_allclose(got, run_ort(model, x)[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        graph.features("layer", torch.from_numpy(x)).numpy(),
+        run_ort(model, x, ["layer"])[0],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_a_chain_of_scales_and_shifts_becomes_one_convolution() -> None:
+    nodes = [
+        layer("Conv", "w"),
+        helper.make_node("Identity", ["layer"], ["same"]),
+        norm("same", "n"),
+        helper.make_node("Mul", ["n", "by_channel"], ["m"]),
+        helper.make_node("Sub", ["number", "m"], ["s"]),
+        helper.make_node("Div", ["s", "by_channel"], ["d"]),
+        helper.make_node("Dropout", ["d"], ["dropped"]),
+        helper.make_node("Add", ["by_channel", "dropped"], ["a"]),
+        helper.make_node("Sub", ["a", "number"], ["y"]),
+    ]
+    weights = channel_weights(w=(4, 2, 3, 3), by_channel=(4, 1, 1), number=())
+    model = build(nodes, {"x": ["N", 2, 6, 6]}, ["y"], weights)
+    graph = to_torch(model)
+    assert operators(graph) == Counter(Conv=1)
+    x = images(2, 2, 6, 6)
+    for name in ("y", "dropped", "s", "same"):
+        got = graph.features(name, torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(got, run_ort(model, x, [name])[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "names", "shape"),
+    [
+        ("Mul", ("layer", "v"), (4,)),  # along the width, which is 4 as well
+        ("Mul", ("layer", "v"), (4, 4)),
+        ("Add", ("layer", "v"), (2, 1, 4, 1, 1)),  # a result of higher rank
+        ("Add", ("layer", "layer"), (1,)),
+        ("Div", ("v", "layer"), (4, 1, 1)),
+        ("Max", ("layer", "v"), (4, 1, 1)),
+    ],
+)
+def test_other_arithmetic_stays(op_type: str, names: tuple[str, ...], shape: tuple[int]) -> None:
+    nodes = [layer("Conv", "w"), helper.make_node(op_type, names, ["y"])]
+    weights = channel_weights(w=(4, 2, 3, 3), v=shape)
+    model = build(nodes, {"x": ["N", 2, 6, 6]}, ["y"], weights)
+    graph = to_torch(model)
+    assert operators(graph) == Counter({"Conv": 1, op_type: 1})
+    x = images(2, 2, 6, 6)
+    got = graph(torch.from_numpy(x))[0].numpy()
+    np.testing.assert_allclose(got, run_ort(model, x)[0], rtol=1e-3, atol=1e-5)
+
+
+def test_division_by_zero_is_not_folded() -> None:
+    nodes = [layer("Conv", "w"), helper.make_node("Div", ["layer", "v"], ["y"])]
+    weights = channel_weights(w=(4, 2, 3, 3)) | {"v": np.zeros((4, 1, 1), np.float32)}
+    graph = to_torch(build(nodes, {"x": ["N", 2, 6, 6]}, ["y"], weights))
+    assert operators(graph) == Counter(Conv=1, Div=1)
 
 
 def test_parameters_of_each_example_are_not_folded() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from converters import (
     ConverterError,
@@ -240,10 +240,11 @@ def test_external_data_inside_subgraphs_is_not_left_to_onnx_runtime(tmp_path: Pa
     path = external(tmp_path, "../secret")
     model = onnx.ModelProto.FromString(path.read_bytes())
     tensor = initializer(model, "b")
-    inner = helper.make_graph([helper.make_node("Identity", ["b"], ["i"])], "inner", [], [])
+    inner = helper.make_graph([helper.make_node("Identity", ["inside"], ["i"])], "inner", [], [])
     inner.initializer.append(tensor)
-    model.graph.initializer.remove(tensor)
-    model.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
+    inner.initializer[0].name = "inside"
+    tensor.CopyFrom(numpy_helper.from_array(BIAS, "b"))
+    model.graph.node.append(helper.make_node("If", ["x"], ["o"], then_branch=inner))
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelFormatError, match="not a plain file name"):
         read_model(path)

@@ -198,18 +198,22 @@ def with_outputs(*names: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "chosen"),
+    ("outputs", "chosen", "others"),
     [
-        (["logits", "second"], "logits"),
-        (["second", "logits"], "second"),
-        (["flat", "logits"], "logits"),
-        (["logits", "p"], "p"),
-        (["winner", "p"], "p"),
-        (["act", "best", "logits", "x", "w"], "logits"),
+        (["logits", "second"], "logits", ("second",)),
+        (["second", "logits"], "second", ("logits",)),
+        (["flat", "logits"], "logits", ()),
+        (["logits", "p"], "p", ()),
+        (["winner", "p"], "p", ()),
+        (["winner"], "p", ()),
+        (["second", "winner", "logits"], "second", ("p",)),
+        (["act", "best", "logits", "x", "w"], "logits", ()),
     ],
 )
-def test_choice_among_outputs(outputs: list[str], chosen: str) -> None:
+def test_choice_among_outputs(outputs: list[str], chosen: str, others: tuple[str, ...]) -> None:
+    """The first that no other is computed from; labels are replaced by their scores."""
     classifier = load_classifier(with_outputs(*outputs))
+    assert classifier.other_outputs == others
     assert classifier.output_name == chosen
     assert classifier.logits_name == ("logits" if chosen == "p" else chosen)
 
@@ -220,8 +224,12 @@ def test_output_by_name() -> None:
     assert load_classifier(model, output="p").final_activation == "softmax"
     with pytest.raises(NotAnImageClassifierError, match="no output of one score for each class"):
         load_classifier(model, output="act")
-    with pytest.raises(NotAnImageClassifierError, match="no output 'other'; the graph has: logits"):
-        load_classifier(model, output="other")
+    for name in ("other", "flat"):  # tensors within the graph are no outputs
+        with pytest.raises(
+            NotAnImageClassifierError,
+            match=f"no output {name!r}; the graph has: logits, second, p, act",
+        ):
+            load_classifier(model, output=name)
 
 
 def test_unsupported_operators_of_other_outputs_do_not_matter_when_one_is_named() -> None:
@@ -237,7 +245,7 @@ def test_unsupported_operators_of_other_outputs_do_not_matter_when_one_is_named(
     ("model", "message"),
     [
         (small_net(classes=1), r"one output class only: logits \[1, 1\]"),
-        (with_outputs("winner"), "no output of one score for each class"),
+        (with_outputs("best"), r"one output class only: best \[1\]"),
         (with_outputs("act", "w"), "no output of one score for each class"),
     ],
 )

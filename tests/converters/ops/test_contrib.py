@@ -165,6 +165,12 @@ def test_further_outputs_of_skip_layer_normalization() -> None:
         ("QLinearAdd", [*A, *B[:2], None, *TO_U8], {}, "without a zero point"),
         ("QGemm", [*GEMM, ZEROS, COUNTS, TO_U8[0]], {"transB": 1}, "go together"),
         ("QLinearSigmoid", [A[0], scale(1, 2), A[2], *TO_U8], {}, "must be one number"),
+        (
+            "QLinearAveragePool",
+            [*IMAGE, *TO_U8],
+            {"kernel_shape": [2, 2], "ceil_mode": 1, "count_include_pad": 1},
+            "ceil_mode with count_include_pad",
+        ),
     ],
 )
 def test_refused(op_type: str, inputs: Arrays, attributes: dict[str, Any], message: str) -> None:

@@ -29,6 +29,7 @@ def whole(*values: int) -> torch.Tensor:
 
 
 IMAGE = (2, 3, 5, 4)
+REGION = torch.tensor([[0.3, 0.4, 3.7, 4.1]])
 CASES: list[tuple[str, list[torch.Tensor], dict[str, Any]]] = [
     ("Add", [real(2, 3), real(3)], {}),
     ("Sub", [real(2, 3), real(2, 1)], {}),
@@ -111,6 +112,92 @@ CASES: list[tuple[str, list[torch.Tensor], dict[str, Any]]] = [
         for mode in ("nearest", "linear", "cubic")
     ],
     ("Cast", [real(2, 3)], {"to": 11}),
+    # Further operators of the ranked list, and parameters with code of their own.
+    *[(name, [real(2, 4)], {}) for name in ("Atan", "Sinh", "Cosh", "Asinh")],
+    *[(name, [real(2, 4) / 2], {}) for name in ("Tan", "Asin", "Acos", "Atanh")],
+    ("Acosh", [positive(2, 4) + 1.0], {}),
+    ("Mod", [real(2, 3) * 3, positive(3)], {"fmod": 1}),
+    ("Softmax", [real(2, 3, 2)], {"version": 11, "axis": 1}),
+    ("Conv", [real(1, 2, 7), real(2, 2, 2)], {"dilations": (2,), "strides": (2,)}),
+    ("Conv", [real(1, 1, 3, 3, 3), real(2, 1, 2, 2, 2), real(2)], {"pads": (1, 0, 0, 0, 1, 0)}),
+    (
+        "ConvTranspose",
+        [real(1, 2, 3, 3), real(2, 1, 2, 2), real(2)],
+        {"group": 2, "strides": (2, 2), "output_padding": (1, 0), "pads": (1, 0, 0, 1)},
+    ),
+    ("MaxPool", [real(1, 2, 7, 6)], {"kernel_shape": (2, 2), "dilations": (2, 2)}),
+    (
+        "AveragePool",
+        [real(1, 2, 5, 5)],
+        {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1), "count_include_pad": 1},
+    ),
+    *[("LpPool", [real(1, 2, 5, 5)], {"kernel_shape": (2, 3), "p": p}) for p in (1, 2, 3)],
+    ("GlobalLpPool", [real(1, 2, 3, 3)], {"p": 3}),
+    ("LayerNormalization", [real(2, 3, 4), real(4)], {"axis": 1}),
+    ("GroupNormalization", [real(2, 4, 3), real(2), real(2)], {"version": 18, "num_groups": 2}),
+    ("LpNormalization", [real(2, 3)], {"p": 1, "axis": 0}),
+    ("MaxUnpool", [real(1, 1, 1, 2), torch.tensor([[[[1, 6]]]])], {"kernel_shape": (2, 4)}),
+    ("Attention", [real(1, 2, 3, 2), real(1, 1, 3, 2), real(1, 1, 3, 2)], {"is_causal": 1}),
+    (
+        "Attention",
+        [real(1, 3, 4), real(1, 2, 2), real(1, 2, 2), real(3, 2)],
+        {"q_num_heads": 2, "kv_num_heads": 1, "softcap": 1.5},
+    ),
+    ("ScatterElements", [real(3, 2), torch.tensor([[2, 0]]), real(1, 2)], {}),
+    *[
+        ("ScatterElements", [real(3, 2), torch.tensor([[2, 0]]), real(1, 2)], {"reduction": name})
+        for name in ("add", "mul", "max", "min")
+    ],
+    *[
+        ("ScatterND", [real(4, 2), torch.tensor([[3], [1]]), real(2, 2)], {"reduction": name})
+        for name in ("add", "mul", "max", "min")
+    ],
+    ("TopK", [real(2, 5), whole(3)], {"axis": 1, "n_outputs": 1}),
+    ("OneHot", [whole(0, 2), whole(3), real(2)], {}),
+    ("Compress", [real(3, 2), torch.tensor([True, False, True])], {"axis": 0}),
+    ("ReverseSequence", [real(3, 2, 2), whole(2, 3)], {}),
+    ("CumProd", [positive(2, 3), whole(1)], {"version": 26, "exclusive": 1, "reverse": 1}),
+    ("SpaceToDepth", [real(1, 1, 4, 2)], {"blocksize": 2}),
+    ("Pad", [real(3, 4), whole(1, -1, 2, 3)], {"mode": "edge"}),
+    ("Pad", [real(3, 4), whole(1, 0, -1, 2)], {"mode": "wrap"}),
+    ("ReduceSumSquare", [real(2, 3)], {"noop_with_empty_axes": 1}),
+    ("Det", [real(2, 3, 3)], {}),
+    ("Upsample", [real(1, 1, 2, 3), torch.tensor([1, 1, 2.0, 1.5])], {"version": 9}),
+    *[
+        ("Resize", [real(1, 1, 5, 6), None, torch.tensor([1, 1, 0.6, 0.7])], {"mode": mode} | more)
+        for mode in ("linear", "cubic")
+        for more in (
+            {"antialias": 1},
+            {"exclude_outside": 1},
+            {"coordinate_transformation_mode": "align_corners"},
+        )
+    ],
+    *[
+        ("GridSample", [real(1, 2, 4, 4), real(1, 2, 3, 2) / 2], {"mode": mode})
+        for mode in ("linear", "cubic")
+    ],
+    ("AffineGrid", [real(1, 2, 3), whole(1, 1, 2, 3)], {}),
+    (
+        "DeformConv",
+        [real(1, 2, 4, 4), real(2, 2, 2, 2), real(1, 8, 3, 3) / 3, real(2), positive(1, 4, 3, 3)],
+        {},
+    ),
+    ("Col2Im", [real(1, 4, 4), whole(3, 3), whole(2, 2)], {}),
+    *[
+        ("RoiAlign", [real(1, 2, 5, 5), REGION, whole(0)], {"mode": mode, "output_width": 2})
+        for mode in ("avg", "max")
+    ],
+    *[
+        (name, [real(3, 2, 2), real(2, rows, 2), real(2, rows, 2), real(2, 2 * rows)], more)
+        for name, rows, more in (
+            ("RNN", 2, {"direction": "bidirectional"}),
+            ("GRU", 6, {"direction": "bidirectional"}),
+            ("GRU", 6, {"direction": "bidirectional", "linear_before_reset": 1}),
+            ("LSTM", 8, {"direction": "bidirectional"}),
+        )
+    ],
+    ("DFT", [real(1, 5, 1)], {"onesided": 1}),
+    ("STFT", [real(1, 8, 1), whole(2), None, whole(4)], {}),
 ]
 
 
@@ -118,8 +205,8 @@ CASES: list[tuple[str, list[torch.Tensor], dict[str, Any]]] = [
     ("name", "inputs", "attributes"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)]
 )
 def test_gradient(name: str, inputs: list[torch.Tensor], attributes: dict[str, Any]) -> None:
-    function = lookup("", name, 24)
     attributes = dict(attributes)
+    function = lookup("", name, attributes.pop("version", 24))
     keywords = bind(function, attributes, attributes.pop("n_outputs", 1))
     differentiable = [v is not None and v.dtype == torch.float64 for v in inputs]
     chosen = [v.clone().requires_grad_() for v, d in zip(inputs, differentiable, strict=True) if d]

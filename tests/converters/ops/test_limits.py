@@ -30,6 +30,22 @@ HOSTILE: list[tuple[str, Arrays, int, dict[str, Any]]] = [
     ("OneHot", [np.int64([1]), np.int64(HUGE), np.float32([0, 1])], 17, {}),
     ("ConvTranspose", [ONE, ONE], 17, {"strides": [2**30, 2**30]}),
     ("ConvTranspose", [ONE, ONE], 17, {"output_padding": [HUGE, 0]}),
+    ("AffineGrid", [np.ones((1, 2, 3), np.float32), np.int64([1, 1, HUGE, 2])], 20, {}),
+    ("DFT", [np.ones((1, 4, 1), np.float32), np.int64(HUGE)], 17, {}),
+    (
+        "MelWeightMatrix",
+        [np.int64(HUGE), np.int64(8), np.int64(8000), np.float32(0), np.float32(4000)],
+        17,
+        {},
+    ),
+    ("RoiAlign", [ONE, np.ones((1, 4), np.float32), np.int64([0])], 16, {"output_width": HUGE}),
+    ("RoiAlign", [ONE, np.ones((1, 4), np.float32), np.int64([0])], 16, {"sampling_ratio": HUGE}),
+    (
+        "MaxUnpool",
+        [ONE, np.zeros((1, 1, 2, 2), np.int64)],
+        11,
+        {"kernel_shape": [2, 2], "strides": [HUGE, 1]},
+    ),
 ]
 
 

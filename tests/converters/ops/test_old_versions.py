@@ -195,6 +195,13 @@ def test_slice_10(opset: int, starts: Any, ends: Any, axes: Any, steps: Any) -> 
     assert_as_ort("Slice", [CUBE, whole(*starts), whole(*ends), *optional], opset)
 
 
+def test_slice_that_starts_before_the_axis() -> None:
+    """With a negative step ONNX begins at the first number then; Python's slices are empty."""
+    inputs = [np.arange(3.0), whole(-5), whole(-9), whole(0), whole(-1)]
+    assert run_torch(one_node("Slice", inputs, 13), inputs)[0].tolist() == [0.0]
+    assert_as_ort("Slice", inputs, 13)
+
+
 @pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax", "Flatten"])
 @pytest.mark.parametrize("opset", [7, 11, 13])
 def test_softmax_and_flatten(op_type: str, opset: int) -> None:
@@ -219,9 +226,22 @@ def test_reductions(kind: str) -> None:
             for noop in (0, 1):
                 more = {"keepdims": keepdims, "noop_with_empty_axes": noop}
                 assert_as_ort(name, [x, *axes], new, **more)
-    if kind != "LogSum":
+    if kind == "LogSumExp":
+        with pytest.raises(UnsupportedModelError, match="of integers"):
+            run_torch(one_node(name, [small], old), [small])
+    elif kind != "LogSum":
         assert_as_ort(name, [small], old, axes=(1,))
         assert_as_ort(name, [small, whole(1)], new)
+
+
+def test_reductions_of_nothing() -> None:
+    empty = real(2, 0, 3)
+    for kind in ("L1", "L2", "LogSumExp", "Max", "Min", "Prod", "Sum", "SumSquare"):
+        opset = 13 if kind == "Sum" else 20
+        assert_as_ort(f"Reduce{kind}", [empty, whole(1)], opset)
+        assert_as_ort(f"Reduce{kind}", [empty], opset, keepdims=0)
+    with pytest.raises(UnsupportedModelError, match="mean of nothing"):
+        run_torch(one_node("ReduceMean", [empty], 18), [empty])
 
 
 @pytest.mark.parametrize("op_type", ["ArgMax", "ArgMin"])
@@ -390,6 +410,25 @@ def test_resize(opset: int, coordinates: str) -> None:
         modes = [mode for mode in modes if mode["mode"] != "nearest"]
     for inputs, mode in itertools.product(resize_inputs(roi, opset), modes):
         assert_as_ort("Resize", inputs, opset, **common, **mode)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resize_to_the_same_size_copies(mode: str) -> None:
+    """ONNX Runtime does so even where the scales would shift the image."""
+    inputs = [real(1, 1, 5, 6), None, np.array([1, 1, 1.1, 1.05], np.float32)]
+    for coordinates in COORDINATES:
+        how = {"mode": mode, "coordinate_transformation_mode": coordinates}
+        assert_as_ort("Resize", inputs, 18, **how)
+        np.testing.assert_array_equal(
+            run_torch(one_node("Resize", inputs, 18, **how), inputs)[0], inputs[0]
+        )
+
+
+def test_resize_refuses_a_policy_with_negative_axes() -> None:
+    inputs = [real(1, 1, 5, 6), None, None, whole(7, 9)]
+    how = {"axes": [-2, -1], "keep_aspect_ratio_policy": "not_larger"}
+    with pytest.raises(UnsupportedModelError, match="negative axes"):
+        run_torch(one_node("Resize", inputs, 18, **how), inputs)
 
 
 def test_resize_refuses_rounding_of_halves() -> None:

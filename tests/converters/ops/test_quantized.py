@@ -52,6 +52,27 @@ def test_quantisation_by_axis() -> None:
     assert x.grad.tolist() == [[1, 1], [2, 0]]
 
 
+def test_quantisation_by_block() -> None:
+    """A scale and zero point for every two numbers of an axis; the last block is smaller."""
+    x = torch.tensor([[1.0, -1.0, 3.0], [4.0, 200.0, 0.5]], requires_grad=True)
+    scales = torch.tensor([[1.0, 2.0], [0.5, 0.25]])
+    zeros = torch.tensor([[0, 1], [10, 0]], dtype=torch.int8)
+    block = {"axis": 1, "block_size": 2}
+    q = lookup("", "QuantizeLinear", 21)(x, scales, zeros, **block)
+    assert q.tolist() == [[1, -1, 3], [18, 127, 2]]
+    y = lookup("", "DequantizeLinear", 21)(q, scales, zeros, **block)
+    assert y.tolist() == [[1, -1, 4], [4, 58.5, 0.5]]
+    y.sum().backward()
+    assert x.grad.tolist() == [[1, 1, 1], [1, 0, 1]]
+
+
+def test_dynamically_quantised_product_has_the_gradient_of_the_real_one() -> None:
+    a = torch.linspace(-1, 2, 6).reshape(2, 3).requires_grad_()
+    b, scale = torch.tensor([[3], [-5], [100]], dtype=torch.int8), scalar(0.1)
+    lookup("com.microsoft", "DynamicQuantizeMatMul", 1)(a, b, scale).sum().backward()
+    assert torch.allclose(a.grad, (b * 0.1).reshape(1, 3).expand(2, 3))
+
+
 def test_dynamic_quantisation_is_undone_with_gradient_1() -> None:
     x = torch.linspace(-1, 2, 7, requires_grad=True)
     q, scale, zero_point = lookup("", "DynamicQuantizeLinear", 11)(x)
@@ -99,8 +120,8 @@ X, SCALE = np.ones((2, 4), np.float32), np.float32(0.5)
 @pytest.mark.parametrize(
     ("op_type", "inputs", "opset", "attributes", "message"),
     [
-        ("QuantizeLinear", [X, np.ones((2, 2), np.float32)], 21, {"block_size": 2}, "blocked"),
-        ("QuantizeLinear", [X, np.ones((2, 2), np.float32)], 13, {}, "blocked"),
+        ("QuantizeLinear", [X, np.ones((2, 2), np.float32)], 21, {"block_size": 4}, "blocks of 4"),
+        ("QuantizeLinear", [X, np.ones((2, 4), np.float32)], 13, {}, "without a block_size"),
         ("QuantizeLinear", [X, np.ones(3, np.float32)], 13, {}, "3 scales"),
         ("QuantizeLinear", [X, np.ones(4, np.float32)], 10, {}, "must be one number"),
         ("QuantizeLinear", [X, SCALE, np.int32(0)], 21, {}, "of type int32"),
@@ -108,7 +129,7 @@ X, SCALE = np.ones((2, 4), np.float32), np.float32(0.5)
         ("QuantizeLinear", [X, SCALE, np.int8(0)], 21, {"output_dtype": 2}, "differs"),
         ("QuantizeLinear", [X, SCALE], 21, {"output_dtype": 17}, "FLOAT8E4M3FN"),
         ("DequantizeLinear", [CONV[0], np.ones(2, np.float32)], 10, {}, "must be one number"),
-        ("DequantizeLinear", [X.astype(np.int8), SCALE], 21, {"block_size": 2}, "blocked"),
+        ("DequantizeLinear", [X.astype(np.int8), SCALE], 21, {"block_size": 2}, "blocks of 2"),
     ],
 )
 def test_refused(
