@@ -11,9 +11,10 @@ from converters.errors import (
 from converters.image_input import ImageInput
 from converters.load import load_classifier
 from converters.model_file import ModelFile, read_model
-from converters.onnx_classifier import OnnxClassifier, prepare_classifier
+from converters.onnx_classifier import OnnxClassifier
 from converters.ort_session import DeviceError, open_session, run_session
 from converters.parity import Parity, check_parity
+from converters.prepare import prepare_classifier
 from converters.registry import op
 from converters.torch_graph import TorchGraph
 from converters.validation import Limits

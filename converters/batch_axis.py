@@ -67,7 +67,17 @@ def with_baked_batch_size(
         model: the model.
         graph: the same in torch.
         image_input: its declared input; returned as it is if any size runs, or none is found.
+
+    Raises:
+        UnsupportedModelError: an output that is declared to be no tensor.
     """
+    for value in model.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            what = str(kind).partition("_")[0]
+            raise UnsupportedModelError(
+                f"output {value.name!r} is of type {what}: name another output to use"
+            )
     if image_input.batch_size is not None:
         return image_input
     for size in (PROOF_BATCH, 1, *_numbers_that_may_be_batch_sizes(model, graph)):
@@ -95,7 +105,8 @@ def _gives_one_row_each(graph: TorchGraph, images: torch.Tensor) -> bool:
             results = graph(images)
     except UnsupportedModelError:
         return False
-    return any(result.ndim > 0 and len(result) == len(images) for result in results)
+    tensors = (result for result in results if isinstance(result, torch.Tensor))
+    return any(result.ndim > 0 and len(result) == len(images) for result in tensors)
 
 
 def run_in_batches(

@@ -9,6 +9,7 @@ shape on torch's meta device, which has no numbers. ONNX Runtime sees a model on
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -236,11 +237,8 @@ def _result_size(
     if _is_pointwise(func) and tensors:
         shape: Sequence[int] = tensors[0].shape
         if any(t.shape != shape for t in tensors[1:]):
-            try:
-                shapes = [t.shape for t in tensors]
-                shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
-            except RuntimeError:
-                return 0, 0  # it will fail
+            sizes = itertools.zip_longest(*(t.shape[::-1] for t in tensors), fillvalue=1)
+            shape = [0 if 0 in size else max(size) for size in sizes]
         numbers = math.prod(shape)
         return numbers, numbers * max(t.element_size() for t in tensors)
     if func is torch.ops.aten.convolution.default:

@@ -37,7 +37,11 @@ def choose_output_of(graph: TorchGraph, images: torch.Tensor) -> Choice:
     """
     with torch.no_grad():
         results = dict(zip(graph.output_names, graph(images), strict=True))
-    types = {name: TensorType(tuple(r.shape), r.dtype) for name, r in results.items()}
+    types = {
+        name: TensorType(tuple(r.shape), r.dtype)
+        for name, r in results.items()
+        if isinstance(r, torch.Tensor)
+    }
     given = graph.constant_names | set(graph.input_names)
     steps = [(i.inputs, i.outputs) for i in graph.instructions]
     return choose_output(types, steps, len(images), given)

@@ -19,7 +19,6 @@ from converters.values import Text, Value
 Tensors = dict[str, torch.Tensor]
 
 _LISTS = (AttributeProto.INTS, AttributeProto.FLOATS, AttributeProto.STRINGS)
-_lookup = functools.cache(lookup)  # graphs have many nodes of few operators
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Instruction:
     @functools.cached_property
     def function(self) -> OperatorFunction:
         """The registered function. Looked up, not held: not all of them can be pickled."""
-        function = _lookup(self.domain, self.op_type, self.opset)
+        function = lookup(self.domain, self.op_type, self.opset)
         if function is None:
             raise UnsupportedModelError(f"{self.describe()}: no such operator")
         return function
@@ -77,12 +76,24 @@ class Instruction:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a file may hand any nonsense to an operator
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise UnsupportedModelError(f"{self.describe()} failed: {first_line}") from error
+            raise self.failure(error) from error
         results = result if isinstance(result, tuple) else (result,)
+        self.check_count(results)
+        return results
+
+    def failure(self, error: Exception) -> UnsupportedModelError:
+        """The error that says that the operator failed."""
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        return UnsupportedModelError(f"{self.describe()} failed: {first_line}")
+
+    def check_count(self, results: tuple[Value, ...]) -> None:
+        """Refuse too few results for the outputs that the node has.
+
+        Raises:
+            UnsupportedModelError: naming the node.
+        """
         if any(self.outputs[len(results) :]):
             raise UnsupportedModelError(f"{self.describe()} has only {len(results)} outputs")
-        return results
 
     def describe(self) -> str:
         """The node as an error message names it."""

@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from converters.instructions import Instruction
-from converters.ops._spatial import window
-from converters.ops._values import affordable
+from converters.ops._spatial import check_result, window
 from converters.registry import OperatorFunction
 
 Constants = Mapping[str, torch.Tensor]
@@ -177,7 +176,7 @@ def _conv(
     def conv(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
         if x.ndim != rank:
             raise ValueError("rank")
-        affordable((len(x), filters, *place.positions(x.shape[2:])), x.dtype)
+        check_result(x, filters, place)
         return convolve(x, w, b, *fixed)
 
     return conv

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import onnx
 
 from converters.model_file import read_model
-from converters.onnx_classifier import OnnxClassifier, prepare_classifier
+from converters.onnx_classifier import OnnxClassifier
 from converters.parity import check_parity, is_low_precision
+from converters.prepare import prepare_classifier
 from converters.validation import Limits
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from converters.collector import collector_off
 from converters.errors import ModelFormatError
 from converters.external_data import inline_external_data
 from converters.framing import SMALL_FILE, check_framing
@@ -55,6 +56,7 @@ class ModelFile:
         return f"{self.proto.producer_name} {self.proto.producer_version}".strip()
 
 
+@collector_off()
 def read_model(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto, limits: Limits | None = None
 ) -> ModelFile:

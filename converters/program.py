@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from converters.errors import UnsupportedModelError
 from converters.instructions import Instruction
 from converters.kernels import (
     MAKES_NEW_MEMORY,
@@ -55,17 +54,24 @@ class Step(NamedTuple):
         Raises:
             See `Instruction.run`.
         """
-        if self.shortcut:
-            try:
-                return self.run_bare(slots)
-            except torch.OutOfMemoryError:
-                raise
-            except InputOverwrittenError as error:
-                raise UnsupportedModelError(f"{self.instruction.describe()}: {error}") from error
-            except Exception:  # the operator takes more than the kernel, or says what is wrong
-                pass
+        try:
+            results: Any = self.call(*[slots[slot] for slot in self.inputs])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            results = self._instead(slots, error)
+        if not isinstance(results, tuple):
+            results = (results,)
+        if len(results) < len(self.outputs):
+            self.instruction.check_count(results)
+        return self._store(slots, results)
+
+    def _instead(self, slots: Slots, error: Exception) -> tuple[Value, ...]:
+        """What the operator gives where its kernel failed: it takes more, or says what is wrong."""
+        if not self.shortcut or isinstance(error, InputOverwrittenError):
+            raise self.instruction.failure(error) from error
         values = {n: slots[s] for n, s in zip(self.instruction.inputs, self.inputs, strict=True)}
-        return self._store(slots, self.instruction.run(values))
+        return self.instruction.run(values)
 
     def run_bare(self, slots: Slots) -> tuple[Value, ...]:
         """The same without care for errors, which torch.compile can follow."""
@@ -182,7 +188,7 @@ class _SlotNumbers(dict[str, int]):
     def _as_numbers(self, name: str) -> int:
         """The slot of a constant's numbers, or of the tensor if it is no constant of integers."""
         value = self._constants.get(name)
-        if value is None or value.is_floating_point() or name in self._buffer_of:
+        if value is None or not _is_integer(value) or name in self._buffer_of:
             return self[name]
         if name not in self._numbers:
             self._numbers[name] = len(self.filled)
@@ -237,3 +243,7 @@ def _spare(
         if instruction.op_type in MAKES_NEW_MEMORY and not instruction.domain and outputs:
             spare[outputs[0]] = reads[outputs[0]] == 1 and not kept[outputs[0]]
     return spare
+
+
+def _is_integer(value: torch.Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex())

@@ -1,6 +1,6 @@
 """Passes over a validated ModelProto. Each changes the model in place and says what it needs.
 
-`converters.onnx_classifier` runs them on a copy of its own.
+`converters.prepare` runs them on a copy of its own.
 """
 
 from __future__ import annotations

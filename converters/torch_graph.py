@@ -12,6 +12,7 @@ the weights, so that reading them never waits for a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -171,16 +172,15 @@ class TorchGraph(torch.nn.Module):
     @collector_off()
     def _plan(self, wanted: tuple[str, ...]) -> Program:
         given = self.constant_names | set(self.input_names)
-        made_fast = given | {name for i in self.fast_instructions for name in i.outputs}
-        fast = made_fast.issuperset(wanted)
+        made_fast = chain.from_iterable(i.outputs for i in self.fast_instructions)
+        fast = given.union(made_fast).issuperset(wanted)
         needed = needed_instructions(
             self.fast_instructions if fast else self.instructions, set(wanted) - given
         )
-        made = {name for i in needed for name in i.outputs if name}
-        missing = set(wanted) - given - made
+        missing = (set(wanted) - given).difference(chain.from_iterable(i.outputs for i in needed))
         if missing:
             raise KeyError(f"the graph has no tensor named {min(missing)!r}")
-        read = {name for i in needed for name in i.inputs}.union(wanted)
+        read = set(wanted).union(chain.from_iterable(i.inputs for i in needed))
         constants = {name: self.constant(name) for name in self.constant_names & read}
         return write_program(needed, constants, self._buffer_of, self.input_names, wanted)
 

@@ -18,10 +18,16 @@ from typing import Annotated, Any
 import typer
 
 from scanner import output
-from scanner.config import LRedConfig, PreprocessingOptions, ScanConfig, VerdictConfig
+from scanner.config import DETECTORS, LRedConfig, PreprocessingOptions, ScanConfig, VerdictConfig
 from scanner.errors import BdscanError, UsageError
 from scanner.exit_codes import EXPLANATION, ExitCode
-from scanner.options import numbers, parse_image_size, parse_limits, parse_target_classes
+from scanner.options import (
+    numbers,
+    parse_detectors,
+    parse_image_size,
+    parse_limits,
+    parse_target_classes,
+)
 
 app = typer.Typer(
     help="Tell whether an image classifier in an ONNX file hides a backdoor.\n\n"
@@ -73,8 +79,11 @@ def scan(
         float | None,
         typer.Option(min=0, help="Bound on one model's scan; over it: inconclusive."),
     ] = None,
+    detectors: Annotated[str, typer.Option(help="Searches to run.", metavar="NAME,...")] = ",".join(
+        DETECTORS
+    ),
     schedule: Annotated[
-        str, typer.Option(help="fast, or paper: Algorithm 1 to the letter (slow).")
+        str, typer.Option(help="Of l_red: fast, or paper: Algorithm 1 to the letter (slow).")
     ] = "fast",
     images_per_class: Annotated[
         int, typer.Option(min=1, help="Clean images of each class that the search uses.")
@@ -114,6 +123,7 @@ def scan(
     _one_of("--format", format, ("text", "json", "jsonl"))
     _one_of("--schedule", schedule, ("fast", "paper"))
     config = ScanConfig(
+        detectors=parse_detectors(detectors),
         l_red=LRedConfig(schedule=schedule),
         verdict=VerdictConfig(significance, min_ratio_to_median, min_ratio_to_second),
         preprocessing=PreprocessingOptions(

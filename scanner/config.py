@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from converters import Limits
 
+DETECTORS = ("l_red", "mask_pattern", "maximum_margin")
+"""The searches of a scan, in the order in which they run."""
+
 
 def _default_limits() -> Limits:
     from converters import Limits  # it imports the engines, which `bdscan --help` must not wait for
@@ -113,7 +116,8 @@ class ScanConfig:
     """Everything that determines a scan's result, apart from the model and the clean set.
 
     Attributes:
-        l_red, verdict, preprocessing: see their classes.
+        detectors: names of the searches to run, of `DETECTORS`.
+        l_red, mask_pattern, maximum_margin, verdict, preprocessing: see their classes.
         limits: what a model file may hold and ask for, see `converters.Limits`.
         images_per_class: how many correctly classified clean images of each class are used.
         target_classes: putative target classes to test; None: all.
@@ -126,7 +130,10 @@ class ScanConfig:
         seed: of every random draw.
     """
 
+    detectors: tuple[str, ...] = DETECTORS
     l_red: LRedConfig = field(default_factory=LRedConfig)
+    mask_pattern: MaskPatternConfig = field(default_factory=MaskPatternConfig)
+    maximum_margin: MaximumMarginConfig = field(default_factory=MaximumMarginConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     limits: Limits = field(default_factory=_default_limits)

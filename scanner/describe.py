@@ -17,7 +17,7 @@ from onnx import helper
 from converters import ModelFile, OnnxClassifier, Parity
 from converters.rewrite import graph_inputs
 from scanner.clean_set import CleanSet
-from scanner.config import LRedConfig, ScanConfig
+from scanner.config import ScanConfig
 from scanner.preprocessing import Preprocessing
 from scanner.results import (
     CleanClass,
@@ -71,11 +71,6 @@ def _with_origins(config: Any, default: Any) -> dict[str, Any]:
             origin = "default" if value == usual else "given"
             result[field.name] = {"value": value, "origin": origin}
     return result
-
-
-def settings(config: LRedConfig) -> dict[str, Any]:
-    """The detector's settings as they ran."""
-    return dataclasses.asdict(config)
 
 
 def model(file: ModelFile, path: str) -> ModelInfo:

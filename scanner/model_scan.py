@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from converters import OnnxClassifier, check_parity, prepare_classifier, read_model
 from scanner import describe
-from scanner.classifier import Classifier
+from scanner.arms import TRIGGER_ARMS, Ready, Searched, search
 from scanner.clean_set import CleanSet, CleanSetLoader
 from scanner.config import ScanConfig
 from scanner.corroboration import corroborate
-from scanner.detectors.l_red import PatternEstimate, estimate_patterns
-from scanner.detectors.misclassification import GroupMisclassification
 from scanner.errors import UsageError
 from scanner.open_model import OutOfTimeError, check_time, load_clean_set, open_classifier, sample
-from scanner.plan import plan_scan
+from scanner.plan import batch_size, plan_scan
 from scanner.progress import Watcher
 from scanner.reliability import accompanying_flags, forbidding_flags, model_flags
-from scanner.remeasure import class_result
-from scanner.results import (
-    INCONCLUSIVE,
-    Arrays,
-    Corroboration,
-    DetectorResult,
-    ModelReport,
-    Note,
-    NotRun,
-    Statistics,
-)
-from scanner.verdict import decide, evaluate_statistics
+from scanner.results import INCONCLUSIVE, DetectorResult, ModelReport, Note, NotRun
+from scanner.verdict import agreed, decide, suspects
 
-DETECTOR = "l_red"
-
-Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-
-
-class Ready(NamedTuple):
-    """What the search works on.
-
-    Attributes:
-        images, labels: (M, C, H, W) in [0, 1] and (M,), all classified as labelled.
-        targets: the putative target classes.
-    """
-
-    classifier: Classifier
-    images: Images
-    labels: Labels
-    targets: tuple[int, ...]
 
 
 @dataclass
@@ -87,7 +57,7 @@ class ModelScan:
         except OutOfTimeError as error:
             note = Note(error.reason, str(error))
             report = replace(
-                self.known, verdict=INCONCLUSIVE, reasons=(note,), not_run=(_not_run(note),)
+                self.known, verdict=INCONCLUSIVE, reasons=(note,), not_run=self._not_run(note)
             )
         return replace(report, timings=self.seconds)
 
@@ -138,7 +108,7 @@ class ModelScan:
             verdict=INCONCLUSIVE,
             reasons=tuple(fatal),
             flags=(*fatal, *other),
-            not_run=(_not_run(stopping[0]),) if stopping else (),
+            not_run=self._not_run(stopping[0]) if stopping else (),
             clean_set=describe.clean_set(clean, where, opened.accuracy, counts),
             preprocessing=describe.preprocessing(onnx, classifier.preprocessing),
             parity=describe.parity(parity),
@@ -146,7 +116,9 @@ class ModelScan:
         )
         if stopping:
             return report, None
-        return report, Ready(classifier, clean.images[chosen], labels[chosen], targets)
+        images, kept = clean.images[chosen], labels[chosen]
+        batch_images = batch_size(classifier)
+        return report, Ready(classifier, images, kept, targets, batch_images, self.deadline)
 
     def _targets(self, class_count: int) -> tuple[int, ...]:
         targets = self.config.target_classes or tuple(range(class_count))
@@ -174,74 +146,61 @@ class ModelScan:
         return labels, np.concatenate(chosen), counts
 
     def _search(self, report: ModelReport, ready: Ready) -> ModelReport:
-        """Run L-RED, corroborate its suspect, and decide."""
-        config, begun = self.config, time.monotonic()
-        classifier, images, labels, targets = ready
-        plan = plan_scan(classifier, images, labels, targets, config)
+        """Run every detector, corroborate what they suspect, and decide."""
+        begun = time.monotonic()
+        plan = plan_scan(ready, self.config)
         self.watcher.planned(plan)
-        objective = GroupMisclassification(
-            classifier, images, labels, targets, plan.batch_images, self.deadline
-        )
-        estimates = estimate_patterns(objective, config.l_red, self.watcher.searching)
-        classes = tuple(
-            class_result(classifier, images, labels, e, plan.batch_images) for e in estimates
-        )
-        statistics = evaluate_statistics(classes, config.verdict)
-        corroboration, spent = self._corroborate(ready, estimates, statistics, plan.batch_images)
-        doubts = list(report.reasons)
-        if corroboration is not None and not corroboration.corroborated and self._is_late():
-            message = "time ran out before the suspect class was corroborated"
-            doubts.append(Note("time_limit", message))
-        verdict, accused, reasons = decide(
-            classes, statistics, corroboration, doubts, classifier.class_count
-        )
+        found = [self._run(name, ready) for name in self.config.detectors]
+        detectors, late = self._corroborate(ready, found)
+        doubts = [*report.reasons, *([late] if late else [])]
+        verdict, accused, reasons = decide(detectors, doubts, ready.classifier.class_count)
         self.seconds["search_seconds"] = round(time.monotonic() - begun, 3)
-        detector = DetectorResult(
-            name=DETECTOR,
-            settings=describe.settings(config.l_red),
-            classes=classes,
-            statistics=statistics,
-            corroboration=corroboration,
-            image_gradients=objective.image_gradients + spent,
-            seconds=self.seconds["search_seconds"],
-        )
         return replace(
             report,
             verdict=verdict,
             target_classes=accused,
             reasons=reasons,
-            detectors=(detector,),
-            arrays={DETECTOR: {e.target_class: _arrays(e) for e in estimates if e.norm > 0}},
+            detectors=detectors,
+            arrays={s.result.name: s.arrays for s in found},
         )
 
+    def _run(self, name: str, ready: Ready) -> Searched:
+        def progress(done: int, whole: int, evaluations: int) -> None:
+            self.watcher.searching(name, done, whole, evaluations)
+
+        return search(name, ready, self.config, progress)
+
     def _corroborate(
-        self,
-        ready: Ready,
-        estimates: list[PatternEstimate],
-        statistics: Statistics | None,
-        batch_images: int,
-    ) -> tuple[Corroboration | None, int]:
-        """(what corroboration says of the suspect, image gradients); without one (None, 0)."""
-        if statistics is None or not (statistics.significant and statistics.large):
-            return None, 0
-        return corroborate(
-            ready.classifier,
-            ready.images,
-            ready.labels,
-            estimates,
-            statistics.suspect,
-            self.config,
-            batch_images,
-            self.deadline,
-        )
+        self, ready: Ready, found: Sequence[Searched]
+    ) -> tuple[tuple[DetectorResult, ...], Note | None]:
+        """(the detectors, with what corroboration says of their suspects; a note if it was late).
+
+        A suspect is tried with the triggers of the detectors that single it out themselves.
+        """
+        detectors = agreed([s.result for s in found], self.config.verdict)
+        wanted, late = suspects(detectors), None
+        for index, searched in enumerate(found):
+            result = detectors[index]
+            if not searched.estimates or result.statistics is None:
+                continue
+            if result.statistics.suspect not in wanted or not result.statistics.large:
+                continue
+            arm, suspect = TRIGGER_ARMS[result.name], result.statistics.suspect
+            begun = time.monotonic()
+            tried, spent = corroborate(arm, ready, searched.estimates, suspect, self.config)
+            seconds = round(result.seconds + time.monotonic() - begun, 3)
+            detectors[index] = replace(
+                result,
+                corroboration=tried,
+                image_gradients=result.image_gradients + spent,
+                seconds=seconds,
+            )
+            if not tried.corroborated and self._is_late():
+                late = Note("time_limit", "time ran out before the suspect class was corroborated")
+        return tuple(detectors), late
+
+    def _not_run(self, why: Note) -> tuple[NotRun, ...]:
+        return tuple(NotRun(name, why.code, why.message) for name in self.config.detectors)
 
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
-
-
-def _not_run(why: Note) -> NotRun:
-    return NotRun(DETECTOR, why.code, why.message)
-
-
-def _arrays(estimate: PatternEstimate) -> Arrays:
-    return Arrays(estimate.perturbation, estimate.source_weights, estimate.trace)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from scanner.config import DETECTORS
 from scanner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ def parse_target_classes(text: str | None) -> tuple[int, ...] | None:
             raise UsageError(f"--target-classes {text!r}: {part.strip()!r} is no range of classes")
         classes += range(int(first), end + 1)
     return tuple(classes)
+
+
+def parse_detectors(text: str) -> tuple[str, ...]:
+    """`mask_pattern,l_red` -> ("l_red", "mask_pattern"): each once, in the order of a scan.
+
+    Raises:
+        UsageError: an unknown name, or none.
+    """
+    names = {part.strip() for part in text.split(",")}
+    unknown = sorted(names - set(DETECTORS))
+    if unknown:
+        raise UsageError(f"--detectors {unknown[0]!r}: expected some of {', '.join(DETECTORS)}")
+    return tuple(name for name in DETECTORS if name in names)
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...] | None:

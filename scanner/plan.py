@@ -6,10 +6,9 @@ import math
 import time
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from scanner.arms import L_RED, MAXIMUM_MARGIN, TRIGGER_ARMS, Ready, first_of_each_class
 from scanner.classifier import Classifier
 from scanner.config import ScanConfig
 from scanner.detectors.misclassification import GroupMisclassification
@@ -24,47 +23,62 @@ class Plan:
     """The cost of a scan.
 
     Attributes:
+        detectors: names of the searches.
         target_classes: how many are searched.
         images: clean images used.
-        batch_images: images in one pass.
         image_gradients: expected number of image gradients; None for the `paper` schedule, whose
             cost is the norm divided by the step.
         seconds: expected seconds of the search, from one measured pass; None likewise.
     """
 
+    detectors: tuple[str, ...]
     target_classes: int
     images: int
-    batch_images: int
     image_gradients: int | None
     seconds: float | None
 
 
-def plan_scan(
-    classifier: Classifier,
-    images: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    targets: tuple[int, ...],
-    config: ScanConfig,
-) -> Plan:
-    """Choose the batch size from the graph's memory, and time one gradient pass."""
-    batch_images = batch_size(classifier)
-    rows = sum(int((labels != target).sum()) for target in targets)
-    if config.l_red.schedule == "paper":
-        return Plan(len(targets), len(images), batch_images, None, None)
-    sample = min(len(images), batch_images, 64)
-    trial = GroupMisclassification(
-        classifier, images[:sample], labels[:sample], targets[:1], batch_images
+def plan_scan(ready: Ready, config: ScanConfig) -> Plan:
+    """Count the gradients that the detectors will need, and time one pass."""
+    gradients = sum(_gradients(name, ready, config) for name in config.detectors)
+    known = "l_red" not in config.detectors or config.l_red.schedule == "fast"
+    seconds = gradients * _seconds_each(ready) if known else None
+    return Plan(
+        config.detectors,
+        len(ready.targets),
+        len(ready.images),
+        gradients if known else None,
+        seconds,
     )
-    v = torch.zeros(1, *classifier.image_shape, device=trial.device)
+
+
+def _gradients(name: str, ready: Ready, config: ScanConfig) -> int:
+    """Image gradients of one detector."""
+    if name == MAXIMUM_MARGIN:
+        return len(ready.targets) * config.maximum_margin.starts * config.maximum_margin.steps
+    some = first_of_each_class(ready.labels, TRIGGER_ARMS[name].images_per_class(config))
+    rows = sum(int((ready.labels[some] != target).sum()) for target in ready.targets)
+    return rows * (FAST_EVALUATIONS if name == L_RED else config.mask_pattern.steps)
+
+
+def _seconds_each(ready: Ready) -> float:
+    """Seconds of one image gradient."""
+    sample = min(len(ready.images), ready.batch_images, 64)
+    trial = GroupMisclassification(
+        ready.classifier,
+        ready.images[:sample],
+        ready.labels[:sample],
+        ready.targets[:1],
+        ready.batch_images,
+    )
+    v = torch.zeros(1, *ready.classifier.image_shape, device=trial.device)
     uniform = trial.uniform_weights
     seconds = math.inf
     for _ in range(2):  # the first pass pays for what is set up once
         begun = time.perf_counter()
         trial.evaluate([0], v, lambda positions, q: uniform[positions])
         seconds = min(seconds, time.perf_counter() - begun)
-    gradients = rows * FAST_EVALUATIONS
-    per_image = seconds / max(trial.image_count(0), 1)
-    return Plan(len(targets), len(images), batch_images, gradients, gradients * per_image)
+    return seconds / max(trial.image_count(0), 1)
 
 
 def batch_size(classifier: Classifier) -> int:

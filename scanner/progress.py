@@ -31,8 +31,8 @@ class Watcher(Protocol):
     def planned(self, plan: Plan) -> None:
         """The search is about to start."""
 
-    def searching(self, finished: int, classes: int, evaluations: int) -> None:
-        """One more lockstep iteration is done."""
+    def searching(self, detector: str, done: int, whole: int, evaluations: int) -> None:
+        """One more lockstep iteration of a detector is done: so much of the whole."""
 
     def end(self) -> None:
         """The model's scan has ended, one way or another."""
@@ -47,7 +47,7 @@ class Silent:
 
     def planned(self, plan: Plan) -> None: ...
 
-    def searching(self, finished: int, classes: int, evaluations: int) -> None: ...
+    def searching(self, detector: str, done: int, whole: int, evaluations: int) -> None: ...
 
     def end(self) -> None: ...
 
@@ -115,27 +115,31 @@ class Teller(Silent):
         cost = "cost unknown beforehand (the paper's schedule)"
         if plan.image_gradients is not None and plan.seconds is not None:
             cost = f"about {plan.image_gradients:,} image gradients, {duration(plan.seconds)}"
-        self.say(f"L-RED: {plan.target_classes} target classes, {plan.images} images, {cost}")
+        self.say(
+            f"{', '.join(plan.detectors)}: {plan.target_classes} target classes, {plan.images} "
+            f"images, {cost}"
+        )
         if self.bars:
             columns = (
-                TextColumn("L-RED"),
+                TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("classes, {task.fields[evaluations]} gradients"),
+                TextColumn("{task.fields[evaluations]} gradients"),
                 TimeElapsedColumn(),
             )
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.add_task("L-RED", total=plan.target_classes, evaluations=0)
             self._bar.start()
         self._last_line = time.monotonic()
 
-    def searching(self, finished: int, classes: int, evaluations: int) -> None:
+    def searching(self, detector: str, done: int, whole: int, evaluations: int) -> None:
         if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=finished, evaluations=evaluations)
+            if not self._bar.tasks or self._bar.tasks[-1].description != detector:
+                self._bar.add_task(detector, total=whole, evaluations=0)
+            task = self._bar.task_ids[-1]
+            self._bar.update(task, completed=done, evaluations=evaluations)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.say(f"L-RED: {finished} of {classes} classes done, {evaluations} gradients")
+            self.say(f"{detector}: {done} of {whole} done, {evaluations} gradients")
 
     def end(self) -> None:
         self._end_status()

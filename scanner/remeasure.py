@@ -2,49 +2,86 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from scanner.classifier import Classifier
-from scanner.detectors.l_red import PatternEstimate
 from scanner.results import ClassResult
-from scanner.triggers import embed_additive
+from scanner.triggers import Embed, embed_additive
+
+Floats = npt.NDArray[np.float64]
+
+
+class TriggerEstimate(Protocol):
+    """What every search for triggers says of one target class; see `PatternEstimate`."""
+
+    @property
+    def target_class(self) -> int: ...
+    @property
+    def trigger(self) -> npt.NDArray[np.float32]:
+        """As the arm's `Embed` takes it."""
+
+    @property
+    def size(self) -> float | None:
+        """What the search made small; None where nothing is known."""
+
+    @property
+    def found(self) -> bool: ...
+    @property
+    def stop_reason(self) -> str: ...
+    @property
+    def misclassification(self) -> float: ...
+    @property
+    def source_weights(self) -> Floats: ...
+    @property
+    def source_fractions(self) -> Floats: ...
+    @property
+    def gradient_evaluations(self) -> int: ...
+    @property
+    def images(self) -> int: ...
+    @property
+    def trace(self) -> Floats: ...
 
 
 def class_result(
     classifier: Classifier,
     images: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
-    estimate: PatternEstimate,
+    estimate: TriggerEstimate,
     batch_images: int,
+    embed: Embed = embed_additive,
 ) -> ClassResult:
     """One target class's result, with the number of images on which the engines disagree.
 
     Args:
         images, labels: what the search used: (N, C, H, W) in [0, 1] and (N,).
         batch_images: how many images one pass of torch may hold.
+        embed: how the trigger is embedded.
     """
-    target, v = estimate.target_class, torch.from_numpy(estimate.perturbation)
+    target, v = estimate.target_class, torch.from_numpy(estimate.trigger)
     difference = None
     if estimate.found:
-        triggered = embed_additive(torch.from_numpy(images[labels != target]), v)
+        triggered = embed(torch.from_numpy(images[labels != target]), v)
         by_runtime = classifier.predictions(triggered.numpy()) == target
         by_torch = _torch_predictions(classifier, triggered, batch_images) == target
         difference = int((by_runtime != by_torch).sum())
+    additive = embed is embed_additive
     return ClassResult(
         target_class=target,
         status="found" if estimate.found else "censored",
         stop_reason=estimate.stop_reason,
-        norm=estimate.norm,
-        statistic=1 / estimate.norm if estimate.norm > 0 else None,
+        norm=estimate.size,
+        statistic=1 / estimate.size if estimate.size else None,
         misclassification=estimate.misclassification,
         runtime_difference=difference,
         source_weights=tuple(estimate.source_weights.tolist()),
         source_fractions=tuple(estimate.source_fractions.tolist()),
         gradient_evaluations=estimate.gradient_evaluations,
         images=estimate.images,
-        clipped_share=_clipped_share(images, v) if estimate.norm > 0 else 0.0,
+        clipped_share=_clipped_share(images, v) if additive and estimate.size else None,
     )
 
 

@@ -153,15 +153,16 @@ class ParityInfo:
 
 @dataclass(frozen=True)
 class ClassResult:
-    """The search for one putative target class.
+    """One detector's search for one putative target class. What a detector has not is None.
 
     Attributes:
         target_class: t.
-        status: "found", or "censored": then `norm` is only a lower bound.
+        status: "found", or "censored": the search was stopped before it succeeded.
         stop_reason: why the search ended.
-        norm: ||v_t||_2 on images in [0, 1].
-        statistic: r_t = 1 / norm; larger is more suspicious; null for norm 0.
-        misclassification: Q_t(v, w) reached, by torch.
+        norm: of the trigger: `l_red` ||v_t||_2 on images in [0, 1], a lower bound if censored;
+            `mask_pattern` ||m_t||_1 in pixels.
+        statistic: r_t, larger is more suspicious: 1 / norm, or the margin in logits.
+        misclassification: Q_t reached, by torch.
         runtime_difference: images on which ONNX Runtime and torch disagree whether the trigger
             carries them to t.
         source_weights: w, by source class.
@@ -174,15 +175,15 @@ class ClassResult:
     target_class: int
     status: str
     stop_reason: str
-    norm: float
+    norm: float | None
     statistic: float | None
-    misclassification: float
-    runtime_difference: int | None
-    source_weights: tuple[float, ...]
-    source_fractions: tuple[float, ...]
     gradient_evaluations: int
-    images: int
-    clipped_share: float
+    misclassification: float | None = None
+    runtime_difference: int | None = None
+    source_weights: tuple[float, ...] = ()
+    source_fractions: tuple[float, ...] = ()
+    images: int = 0
+    clipped_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Statistics:
     """The outlier test over the target classes (see `scanner.statistics`).
 
     Attributes:
-        suspect: target class of the smallest norm.
+        suspect: target class of r_max.
         paper_p: the paper's order-statistic p-value; 0 where it is below 1e-300.
         log10_paper_p: its decimal logarithm.
         calibrated_p: bootstrap-calibrated p-value.
@@ -220,6 +221,7 @@ class Corroboration:
     """Does the suspect class's trigger, found on one half of the images, carry the other half?
 
     Attributes:
+        target_class: the suspect.
         held_out_rate: share of held-out images carried to the suspect class, class-weighted, mean
             over both halves.
         best_other_rate: the same for other classes' triggers rescaled to the same norm: the
@@ -228,6 +230,7 @@ class Corroboration:
         corroborated: held_out_rate is at least that, and above best_other_rate.
     """
 
+    target_class: int
     held_out_rate: float
     best_other_rate: float
     required_rate: float
@@ -249,12 +252,22 @@ class DetectorResult:
 
 @dataclass(frozen=True)
 class Arrays:
-    """One target class's arrays for HDF5: `perturbation` (C, H, W), `source_weights` (K,) and
-    `trace` (evaluations, 2: norm and Q)."""
+    """One target class's arrays for HDF5, None for what a detector has not.
 
-    perturbation: npt.NDArray[np.float32]
-    source_weights: npt.NDArray[np.float64]
+    Attributes:
+        trace: (evaluations, 2): size and Q; for `maximum_margin` the largest and smallest margin.
+        source_weights: (K,).
+        perturbation: (C, H, W), added to images in [0, 1].
+        mask, pattern: (H, W) and (C, H, W), in [0, 1].
+        image: (C, H, W) in [0, 1], where the margin is largest.
+    """
+
     trace: npt.NDArray[np.float64]
+    source_weights: npt.NDArray[np.float64] | None = None
+    perturbation: npt.NDArray[np.float32] | None = None
+    mask: npt.NDArray[np.float32] | None = None
+    pattern: npt.NDArray[np.float32] | None = None
+    image: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from scanner.errors import UsageError
-from scanner.results import SCHEMA_VERSION, ModelReport, plain, to_json
+from scanner.results import SCHEMA_VERSION, Arrays, ModelReport, plain, to_json
 
 PICTURE_PIXELS = 256  # the shorter side of a trigger's picture is at least this
 
@@ -93,21 +93,30 @@ def _write(path: Path, writer: Callable[[Path], object]) -> str:
 
 
 def _write_arrays(report: ModelReport, path: Path) -> None:
-    """`/<detector>/target_<k>/{perturbation, source_weights, trace}`, float32, gzip."""
+    """`/<detector>/target_<k>/<array>` for each of a detector's arrays, float32, gzip."""
     with h5py.File(path, "w") as file:
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["model_sha256"] = report.model.sha256 or ""
         for detector, targets in report.arrays.items():
             for target, arrays in targets.items():
                 group = file.create_group(f"{detector}/target_{target}")
-                _dataset(group, "perturbation", arrays.perturbation, _PERTURBATION)
-                _dataset(group, "source_weights", arrays.source_weights, _WEIGHTS)
-                _dataset(group, "trace", arrays.trace, _TRACE)
+                for field in fields(arrays):
+                    values = getattr(arrays, field.name)
+                    if values is not None:
+                        _dataset(group, field.name, values, _ATTRIBUTES[field.name])
 
 
-_PERTURBATION = {"axes": "C, H, W", "units": "added to pixels in [0, 1], before preprocessing"}
-_WEIGHTS = {"axes": "K", "units": "class weights, sum 1"}
-_TRACE = {"axes": "gradient evaluation, (norm, Q)", "units": "L2 norm; share in [0, 1]"}
+_ATTRIBUTES = {
+    "perturbation": {"axes": "C, H, W", "units": "added to pixels in [0, 1], before preprocessing"},
+    "mask": {"axes": "H, W", "units": "share of the pattern, in [0, 1]"},
+    "pattern": {"axes": "C, H, W", "units": "pixels in [0, 1], before preprocessing"},
+    "image": {"axes": "C, H, W", "units": "pixels in [0, 1], before preprocessing"},
+    "source_weights": {"axes": "K", "units": "class weights, sum 1"},
+    "trace": {
+        "axes": "gradient evaluation, (size, Q); maximum_margin: (largest, smallest margin)",
+        "units": "norm and share in [0, 1]; logits",
+    },
+}
 
 
 def _dataset(
@@ -118,9 +127,26 @@ def _dataset(
 
 
 def _suspect(report: ModelReport) -> npt.NDArray[np.float32] | None:
+    """How the accused class's trigger changes a gray image; else the most suspicious one's."""
+    best: npt.NDArray[np.float32] | None = None
     for detector in report.detectors:
-        if detector.statistics is not None:
-            return report.arrays[detector.name][detector.statistics.suspect].perturbation
+        tried, tested = detector.corroboration, detector.statistics
+        arrays = report.arrays[detector.name].get(tested.suspect) if tested else None
+        change = _change(arrays) if arrays else None
+        if change is not None and (best is None or (tried is not None and tried.corroborated)):
+            best = change
+            if tried is not None and tried.corroborated:
+                break
+    return best
+
+
+def _change(arrays: Arrays) -> npt.NDArray[np.float32] | None:
+    """(C, H, W): what a trigger adds to mid-gray pixels; None for a detector without triggers."""
+    if arrays.perturbation is not None:
+        return arrays.perturbation
+    if arrays.mask is not None and arrays.pattern is not None:
+        change: npt.NDArray[np.float32] = arrays.mask * (arrays.pattern - np.float32(0.5))
+        return change
     return None
 
 

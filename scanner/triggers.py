@@ -36,3 +36,15 @@ def embed_mask_pattern(images: torch.Tensor, mask_and_pattern: torch.Tensor) -> 
     """
     mask, pattern = mask_and_pattern[..., :1, :, :], mask_and_pattern[..., 1:, :, :]
     return images + mask * (pattern - images)
+
+
+def scale_additive(perturbation: torch.Tensor, factor: float) -> torch.Tensor:
+    """A perturbation of so many times the norm."""
+    return perturbation * factor
+
+
+def scale_mask_pattern(mask_and_pattern: torch.Tensor, factor: float) -> torch.Tensor:
+    """The same pattern under a mask of so many times the size, as far as masks go (1 at most)."""
+    scaled = mask_and_pattern.clone()
+    scaled[..., :1, :, :] = (mask_and_pattern[..., :1, :, :] * factor).clamp(max=1.0)
+    return scaled

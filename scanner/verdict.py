@@ -1,13 +1,16 @@
 """From evidence to one of five words, with the reasons.
 
-A backdoor is called only when three things agree: the smallest norm is significant (calibrated p),
-it is far smaller than the others (effect size), and its trigger carries held-out images. One key
-alone is `inconclusive`; and what could hide a class forbids `no_backdoor_found`.
+Each detector's largest statistic has two keys: it is significant (calibrated p), and it is far
+from the others (effect size). A class is suspected where one detector turns both, or where two
+agree on it by effect size. It is accused if, besides, a trigger found for it carries held-out
+images. One key alone is `inconclusive`; and what could hide a class forbids `no_backdoor_found`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +21,7 @@ from scanner.results import (
     NO_BACKDOOR_FOUND,
     ClassResult,
     Corroboration,
+    DetectorResult,
     Note,
     Statistics,
 )
@@ -27,91 +31,155 @@ MIN_IMAGES = 16  # usable images outside the target class; fewer: no verdict
 LOW_EVIDENCE_IMAGES = 40  # fewer: a verdict, with a flag
 MAX_CENSORED_SHARE = 0.2
 MAX_RUNTIME_DIFFERENCE = 2  # images on which the engines may disagree about a trigger
+AGREEING_DETECTORS = 2  # so many suspect a class by effect size alone
+UNANIMOUS_DETECTORS = 3  # so many that single out one class need not share the significance
 
 
-def evaluate_statistics(classes: Sequence[ClassResult], config: VerdictConfig) -> Statistics | None:
-    """Test the largest r_t; None where fewer than two classes are left to fit a null.
+def evaluate_statistics(
+    classes: Sequence[ClassResult], config: VerdictConfig, detectors: int = 1
+) -> Statistics | None:
+    """Test the largest r_t; None where fewer than three classes have one.
 
-    A censored class enters with the upper bound 1 / norm; one whose bound says nothing (norm 0)
-    is left out of the fit.
+    A censored class enters with the bound that its r_t is; one of which nothing is known is left
+    out of the fit.
+
+    Args:
+        detectors: how many are run on the model: each is tested at that part of the significance
+            (Bonferroni), so that all together keep it.
     """
-    informative = [c for c in classes if c.norm > 0]
-    found = [c for c in informative if c.status == "found"]
+    informative = [(c, c.statistic) for c in classes if c.statistic is not None]
+    found = [(r, c) for c, r in informative if c.status == "found"]
     if len(found) < 3:
         return None
     test = order_statistic_test(
-        [1 / c.norm for c in informative], [c.status != "found" for c in informative]
+        [r for _, r in informative], [c.status != "found" for c, _ in informative]
     )
     required = config.required_ratio_to_median(len(classes))
+    significance = config.significance / detectors
     return Statistics(
-        suspect=min(found, key=lambda c: c.norm).target_class,
+        suspect=max(found, key=lambda pair: pair[0])[1].target_class,
         paper_p=test.paper_p,
         log10_paper_p=test.log10_paper_p,
         calibrated_p=test.calibrated_p,
         ratio_to_median=test.ratio_to_median,
         ratio_to_second=test.ratio_to_second,
-        significance=config.significance,
+        significance=significance,
         required_ratio_to_median=required,
         required_ratio_to_second=config.ratio_to_second,
-        significant=test.calibrated_p < config.significance,
+        significant=test.calibrated_p < significance,
         large=test.ratio_to_median >= required and test.ratio_to_second >= config.ratio_to_second,
         classes_tested=len(classes),
         classes_censored=sum(c.status != "found" for c in classes),
     )
 
 
+def agreed(detectors: Sequence[DetectorResult], config: VerdictConfig) -> list[DetectorResult]:
+    """The detectors, each tested at the whole significance if all single out the same class.
+
+    By chance three of them do so once in K^2 times, so together they still keep the significance
+    up to a K^2th of it.
+    """
+    tested = [d.statistics for d in detectors]
+    named = {s.suspect for s in tested if s is not None}
+    if len(detectors) < UNANIMOUS_DETECTORS or None in tested or len(named) > 1:
+        return list(detectors)
+    whole = config.significance
+    return [
+        replace(
+            d,
+            statistics=replace(s, significance=whole, significant=s.calibrated_p < whole),
+        )
+        for d in detectors
+        if (s := d.statistics) is not None
+    ]
+
+
+def suspects(detectors: Sequence[DetectorResult]) -> tuple[int, ...]:
+    """The target classes to accuse if a trigger of theirs is corroborated, ascending."""
+    tested = [d.statistics for d in detectors if d.statistics is not None]
+    far = Counter(s.suspect for s in tested if s.large)
+    agreed = {target for target, count in far.items() if count >= AGREEING_DETECTORS}
+    return tuple(sorted(agreed | {s.suspect for s in tested if s.significant and s.large}))
+
+
 def decide(
-    classes: Sequence[ClassResult],
-    statistics: Statistics | None,
-    corroboration: Corroboration | None,
+    detectors: Sequence[DetectorResult],
     unreliable: Sequence[Note] = (),
     class_count: int | None = None,
 ) -> tuple[str, tuple[int, ...], tuple[Note, ...]]:
     """(verdict, accused target classes, reasons).
 
     Args:
+        detectors: with the corroboration of those that have a trigger for a suspect.
         unreliable: reliability flags that forbid any verdict.
         class_count: K; with fewer target classes searched nothing is said of the others. None: all
             were.
     """
-    said = {note.code for note in unreliable}
-    doubts = [*unreliable, *(note for note in _unfinished(classes) if note.code not in said)]
-    if statistics is None:
-        message = "fewer than 3 target classes have a norm: there is nothing to compare with"
-        return INCONCLUSIVE, (), (*doubts, Note("no_statistics", message))
-    disagreeing = [
-        c.target_class for c in classes if (c.runtime_difference or 0) > MAX_RUNTIME_DIFFERENCE
-    ]
-    if disagreeing:
-        names = ", ".join(map(str, disagreeing))
-        message = f"ONNX Runtime does not confirm the triggers of target class {names}"
-        doubts.append(Note("engines_disagree_on_trigger", message))
+    doubts = [*unreliable, *_doubts(detectors, {note.code for note in unreliable})]
     if doubts:
         return INCONCLUSIVE, (), tuple(doubts)
-    evidence = _describe(statistics)
-    if statistics.significant and statistics.large:
-        if corroboration is not None and corroboration.corroborated:
-            held_out = _describe_corroboration(corroboration)
-            return BACKDOOR_FOUND, (statistics.suspect,), (evidence, held_out)
-        reasons = [evidence, Note("not_corroborated", "the shortcut's origin is unknown")]
-        if corroboration is not None:
-            reasons[1] = _describe_corroboration(corroboration)
-        return INCONCLUSIVE, (), tuple(reasons)
-    if statistics.significant or statistics.large:
-        return INCONCLUSIVE, (), (evidence, _one_key(statistics))
-    hidden = [*_could_hide(classes), *_several_small(statistics)]
-    if class_count is not None and len(classes) < class_count:
-        message = f"only {len(classes)} of {class_count} target classes were searched"
+    evidence = [_describe(d.name, d.statistics) for d in detectors if d.statistics is not None]
+    tried = [(d.name, d.corroboration) for d in detectors if d.corroboration is not None]
+    accused = tuple(
+        t
+        for t in suspects(detectors)
+        if any(c.corroborated and c.target_class == t for _, c in tried)
+    )
+    if suspects(detectors):
+        reasons = [_describe_corroboration(name, c) for name, c in tried]
+        if not reasons:
+            reasons = [Note("not_corroborated", "the shortcut's origin is unknown")]
+        return BACKDOOR_FOUND if accused else INCONCLUSIVE, accused, (*evidence, *reasons)
+    half = [_one_key(d.name, s) for d in detectors if (s := d.statistics) and _turns_one_key(s)]
+    if half:
+        return INCONCLUSIVE, (), (*evidence, *half)
+    hidden = [note for d in detectors for note in _could_hide(d)]
+    searched = max(len(d.classes) for d in detectors)
+    if class_count is not None and searched < class_count:
+        message = f"only {searched} of {class_count} target classes were searched"
         hidden.append(Note("partial_targets", message))
     if hidden:
-        return INCONCLUSIVE, (), (evidence, *hidden)
-    return NO_BACKDOOR_FOUND, (), (evidence,)
+        return INCONCLUSIVE, (), (*evidence, *hidden)
+    return NO_BACKDOOR_FOUND, (), tuple(evidence)
 
 
-def _unfinished(classes: Sequence[ClassResult]) -> list[Note]:
+def _doubts(detectors: Sequence[DetectorResult], said: set[str]) -> list[Note]:
+    """What forbids any verdict, apart from the codes in `said`."""
+    doubts = []
+    for detector in detectors:
+        doubts += [note for note in _unfinished(detector) if note.code not in said]
+        said = said | {note.code for note in doubts}
+    if all(d.statistics is None for d in detectors):
+        message = "fewer than 3 target classes have a norm: there is nothing to compare with"
+        doubts.append(Note("no_statistics", message))
+    for detector in detectors:
+        disagreeing = [
+            c.target_class
+            for c in detector.classes
+            if (c.runtime_difference or 0) > MAX_RUNTIME_DIFFERENCE
+        ]
+        if disagreeing:
+            names = ", ".join(map(str, disagreeing))
+            message = (
+                f"{detector.name}: ONNX Runtime does not confirm the triggers of target class "
+                f"{names}"
+            )
+            doubts.append(Note("engines_disagree_on_trigger", message))
+    return doubts
+
+
+def _turns_one_key(s: Statistics) -> bool:
+    return s.significant or s.large
+
+
+def _unfinished(detector: DetectorResult) -> list[Note]:
+    classes = detector.classes
     late = [c.target_class for c in classes if c.stop_reason == "time_limit"]
     if late:
-        message = f"time ran out before {len(late)} of {len(classes)} target classes were finished"
+        message = (
+            f"{detector.name}: time ran out before {len(late)} of {len(classes)} target classes "
+            "were finished"
+        )
         return [Note("time_limit", message)]
     if len(classes) < MIN_CLASSES:
         message = (
@@ -121,60 +189,76 @@ def _unfinished(classes: Sequence[ClassResult]) -> list[Note]:
     return []
 
 
-def _describe(s: Statistics) -> Note:
+def _describe(name: str, s: Statistics) -> Note:
     paper = f"{s.paper_p:.2g}" if s.log10_paper_p >= -300 else "<1e-300"
     outlier = "an outlier" if s.significant and s.large else "no outlier"
     if s.significant != s.large:
         outlier = "half an outlier"
+    found = s.significant and s.large
     return Note(
-        "smallest_norm_is_outlier" if outlier == "an outlier" else "smallest_norm",
-        f"the smallest norm, to class {s.suspect}, is {outlier}: calibrated p = "
+        "largest_statistic_is_outlier" if found else "largest_statistic",
+        f"{name}: the largest statistic, of class {s.suspect}, is {outlier}: calibrated p = "
         f"{s.calibrated_p:.2g} (paper's p {paper}), r_max/median = {s.ratio_to_median:.2f}, "
         f"r_max/r_2 = {s.ratio_to_second:.2f}",
     )
 
 
-def _one_key(s: Statistics) -> Note:
+def _one_key(name: str, s: Statistics) -> Note:
     if s.significant:
         return Note(
             "effect_too_small",
-            f"significant, but not far enough from the other classes (r_max/median >= "
+            f"{name}: significant, but not far enough from the other classes (r_max/median >= "
             f"{s.required_ratio_to_median:g} and r_max/r_2 >= {s.required_ratio_to_second:g})",
         )
-    return Note("not_significant", f"far from the other classes, but not at p < {s.significance:g}")
-
-
-def _describe_corroboration(c: Corroboration) -> Note:
-    verb = "carries" if c.corroborated else "does not carry"
     return Note(
-        "corroborated" if c.corroborated else "not_corroborated",
-        f"the trigger found on one half of the images {verb} the other half: "
-        f"{c.held_out_rate:.0%} (at least {c.required_rate:.0%}, and more than other classes' "
-        f"triggers of the same norm: {c.best_other_rate:.0%})",
+        "not_significant",
+        f"{name}: far from the other classes, but not at p < {s.significance:.2g}, and no other "
+        "detector says the same",
     )
 
 
-def _several_small(s: Statistics) -> list[Note]:
+def _describe_corroboration(name: str, c: Corroboration) -> Note:
+    verb = "carries" if c.corroborated else "does not carry"
+    return Note(
+        "corroborated" if c.corroborated else "not_corroborated",
+        f"{name}: the trigger to class {c.target_class} found on one half of the images {verb} the "
+        f"other half: {c.held_out_rate:.0%} (at least {c.required_rate:.0%}, and more than other "
+        f"classes' triggers of the same size: {c.best_other_rate:.0%})",
+    )
+
+
+def _could_hide(detector: DetectorResult) -> list[Note]:
+    """Why a target class may have stayed hidden from a detector."""
+    s = detector.statistics
+    hidden = [] if s is None else _several_large(detector.name, s)
+    bounded = any(c.norm is not None and c.status != "found" for c in detector.classes)
+    return [*hidden, *(_censored(detector) if bounded else [])]
+
+
+def _several_large(name: str, s: Statistics) -> list[Note]:
     """Several target classes mask one another: each is far from the median, none from the next."""
     if s.ratio_to_median < s.required_ratio_to_median:
         return []
     message = (
-        f"class {s.suspect} is far from the median (r_max/median = {s.ratio_to_median:.2f}) but "
-        "not alone: several target classes may mask one another"
+        f"{name}: class {s.suspect} is far from the median (r_max/median = "
+        f"{s.ratio_to_median:.2f}) but not alone: several target classes may mask one another"
     )
-    return [Note("several_small_norms", message)]
+    return [Note("several_outliers", message)]
 
 
-def _could_hide(classes: Sequence[ClassResult]) -> list[Note]:
+def _censored(detector: DetectorResult) -> list[Note]:
     """Censored classes behind which a vendor could hide a target class."""
+    classes = detector.classes
     censored = [c for c in classes if c.status != "found"]
-    median = float(np.median([c.norm for c in classes]))
-    low = [c.target_class for c in censored if c.norm < median]
+    median = float(np.median([c.norm for c in classes if c.norm is not None]))
+    low = [c.target_class for c in censored if c.norm is not None and c.norm < median]
     if low:
         names = ", ".join(map(str, low))
-        message = f"the search for class {names} was stopped below the median norm"
+        message = f"{detector.name}: the search for class {names} was stopped below the median norm"
         return [Note("censored_below_median", message)]
     if len(censored) > MAX_CENSORED_SHARE * len(classes):
-        message = f"{len(censored)} of {len(classes)} searches did not reach their goal"
+        message = (
+            f"{detector.name}: {len(censored)} of {len(classes)} searches did not reach their goal"
+        )
         return [Note("many_classes_censored", message)]
     return []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from converters.ops._values import Ints
+from converters.ops._values import Ints, affordable
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,15 @@ def window(
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     begins, ends = _padding(sizes, extents, strides, pads, auto_pad)
     return Window(tuple(kernel), strides, dilations, begins, ends)
+
+
+def check_result(x: torch.Tensor, channels: int, place: Window) -> None:
+    """Refuse a convolution whose result would be too large; see `affordable`.
+
+    Not while torch.compile looks: it can't follow, and what it makes ready has run before.
+    """
+    if not torch.compiler.is_compiling():
+        affordable([len(x), channels, *place.positions(x.shape[2:])], x.dtype)
 
 
 def _padding(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from converters.ops._spatial import padded, window
+from converters.ops._spatial import check_result, padded, window
 from converters.ops._values import Ints, affordable, beside, broadcast_shape, together
 from converters.registry import op
 
@@ -45,7 +45,7 @@ def conv(
     """Convolution of x (N, C, *spatial) with w (M, C / group, *kernel), 1 to 3 spatial dims."""
     kernel = _checked_kernel(x, w, kernel_shape)
     place = window(x.shape[2:], kernel, strides, dilations, pads, auto_pad)
-    affordable([len(x), len(w), *place.positions(x.shape[2:])], x.dtype)
+    check_result(x, len(w), place)
     padding = place.begins
     if place.begins != place.ends:
         ends = zip(x.shape[2:], place.begins, place.ends, strict=True)

@@ -198,10 +198,11 @@ def lrn(
     x: torch.Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
 ) -> torch.Tensor:
     """Each number divided by (bias + alpha / size * sum of squares of neighbour channels)^beta."""
-    before = (size - 1) // 2
-    pads = [0, 0] * (x.ndim - 2) + [before, size - 1 - before]
-    squares = F.pad(x.square(), pads)
-    total = sum((squares[:, i : i + x.shape[1]] for i in range(size)), torch.zeros_like(x))
+    channels = x.shape[1]
+    before, after = (min(reach, channels) for reach in ((size - 1) // 2, size // 2))
+    squares = F.pad(x.square(), [0, 0] * (x.ndim - 2) + [before, after])
+    shifted = (squares[:, i : i + channels] for i in range(before + after + 1))
+    total = sum(shifted, torch.zeros_like(x))
     return x / (bias + alpha / size * total) ** beta
 
 

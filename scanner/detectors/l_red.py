@@ -84,6 +84,16 @@ class PatternEstimate:
     images: int
     trace: Floats
 
+    @property
+    def trigger(self) -> npt.NDArray[np.float32]:
+        """The perturbation, as `embed_additive` takes it."""
+        return self.perturbation
+
+    @property
+    def size(self) -> float:
+        """The norm."""
+        return self.norm
+
 
 def annealed_weights(q: Floats, temperature: float, present: npt.NDArray[np.bool_]) -> Floats:
     """Eq. (8): w_s = exp(q_s / T) / sum_c exp(q_c / T) over the classes that are present."""

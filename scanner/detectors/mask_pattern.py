@@ -61,7 +61,7 @@ class MaskEstimate:
         target_class: t.
         mask: (H, W) float32 in [0, 1]: the smallest for which the constraint held.
         pattern: (C, H, W) float32 in [0, 1].
-        size: ||m||_1 in pixels; a bound from neither side unless `found`.
+        size: ||m||_1 in pixels, None unless `found`: nothing is known of it then.
         found: the constraint held at some step.
         stop_reason: why the search ended.
         misclassification: Q_t of this mask and pattern.
@@ -74,7 +74,7 @@ class MaskEstimate:
     target_class: int
     mask: npt.NDArray[np.float32]
     pattern: npt.NDArray[np.float32]
-    size: float
+    size: float | None
     found: bool
     stop_reason: str
     misclassification: float
@@ -83,6 +83,11 @@ class MaskEstimate:
     gradient_evaluations: int
     images: int
     trace: Floats
+
+    @property
+    def trigger(self) -> npt.NDArray[np.float32]:
+        """(1 + C, H, W), as `embed_mask_pattern` takes it."""
+        return np.concatenate([self.mask[None], self.pattern])
 
 
 class _Penalties:
@@ -168,7 +173,7 @@ class _Search:
     def _note(self, values: torch.Tensor) -> Flags:
         """Keep what is the smallest so far; for which classes the constraint holds now."""
         size = values[:, 0].sum((1, 2)).double().cpu().numpy()
-        misclassification = (self.w * self.q).sum(1)
+        misclassification = np.round((self.w * self.q).sum(1), 9)  # shares: 9 / 9 is 1, not more
         self.trace.append((size, misclassification))
         holds: Flags = misclassification >= self.config.misclassification_fraction
         better = holds & (size < self.best_size)
@@ -212,10 +217,10 @@ def _estimate(search: _Search, position: int, stop_reason: str) -> MaskEstimate:
         target_class=objective.targets[position],
         mask=best[0],
         pattern=best[1:],
-        size=float(best[0].sum(dtype=np.float64)),
+        size=float(best[0].sum(dtype=np.float64)) if found else None,
         found=found,
         stop_reason=stop_reason if images else NO_IMAGES,
-        misclassification=float(search.w[position] @ search.best_q[position]),
+        misclassification=round(float(search.w[position] @ search.best_q[position]), 9),
         source_weights=search.w[position],
         source_fractions=search.best_q[position],
         gradient_evaluations=len(trace),

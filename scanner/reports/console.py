@@ -20,6 +20,7 @@ from scanner.results import (
 
 SHOWN_CLASSES = 20  # with more target classes, only those of smallest norm are listed
 SHOWN_SOURCES = 5
+_UNITS = {"l_red": "norm", "mask_pattern": "mask pixels", "maximum_margin": "margin"}
 _STYLES = {BACKDOOR_FOUND: "bold red", NO_BACKDOOR_FOUND: "bold green"}
 
 
@@ -83,43 +84,71 @@ def describe_preprocessing(used: PreprocessingInfo) -> str:
 
 
 def _print_classes(console: ReportConsole, detector: DetectorResult) -> None:
-    ranked = sorted(detector.classes, key=lambda c: c.norm)
+    ranked = sorted(detector.classes, key=_most_suspicious_first)
+    unit = _UNITS.get(detector.name, "norm")
     table = Table(
-        title=f"{detector.name} ({detector.settings.get('schedule', '')})",
+        title=" ".join([detector.name, *_schedule(detector)]),
         title_justify="left",
         show_edge=False,
         pad_edge=False,
         box=None,
     )
-    for heading in ("target class", "norm", "Q", "images"):  # evidence is never cut
+    with_triggers = any(c.source_weights for c in ranked)
+    headings = ("target class", unit, *(("Q", "images") if with_triggers else ()))
+    for heading in headings:  # evidence is never cut
         table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
-    table.add_column("source classes by weight")
+    weighted = any(_sources(c) for c in ranked)
+    table.add_column("source classes by weight" if weighted else "")
     for result in ranked[:SHOWN_CLASSES]:
-        bound = "" if result.status == "found" else ">"
         why = "" if result.status == "found" else f"  [{result.stop_reason}]"
+        q = f"{result.misclassification:.2f}" if result.misclassification is not None else ""
+        details = (q, str(result.images)) if with_triggers else ()
         table.add_row(
-            str(result.target_class),
-            f"{bound}{result.norm:.4g}",
-            f"{result.misclassification:.2f}",
-            str(result.images),
-            Text(_sources(result) + why),
+            str(result.target_class), _size(result), *details, Text(_sources(result) + why)
         )
     console.print()
     console.print(table)
     if len(ranked) > SHOWN_CLASSES:
-        console.tell(f"... and {len(ranked) - SHOWN_CLASSES} target classes of larger norm")
+        console.tell(f"... and {len(ranked) - SHOWN_CLASSES} less suspicious target classes")
+    _print_statistics(console, detector)
+
+
+def _most_suspicious_first(result: ClassResult) -> tuple[float, float]:
+    """Smallest norm, or largest statistic, first; those of which nothing is known last."""
+    if result.norm is not None:
+        return (0, result.norm)
+    return (1, 0) if result.statistic is None else (0, -result.statistic)
+
+
+def _schedule(detector: DetectorResult) -> list[str]:
+    schedule = detector.settings.get("schedule")
+    return [f"({schedule})"] if schedule else []
+
+
+def _size(result: ClassResult) -> str:
+    if result.norm is not None:
+        return f"{'' if result.status == 'found' else '>'}{result.norm:.4g}"
+    return "none" if result.statistic is None else f"{result.statistic:.4g}"
+
+
+def _print_statistics(console: ReportConsole, detector: DetectorResult) -> None:
     s = detector.statistics
-    if s is not None:
-        paper = f"{s.paper_p:.3g}" if s.log10_paper_p >= -300 else "<1e-300"
-        console.tell(
-            f"calibrated p {s.calibrated_p:.3g} (paper's p {paper}), r_max/median "
-            f"{s.ratio_to_median:.2f} (needs {s.required_ratio_to_median:g}), r_max/r_2 "
-            f"{s.ratio_to_second:.2f} (needs {s.required_ratio_to_second:g}); "
-            f"{detector.image_gradients:,} image gradients, {detector.seconds:.1f} s"
-        )
+    if s is None:
+        return
+    paper = f"{s.paper_p:.3g}" if s.log10_paper_p >= -300 else "<1e-300"
+    console.tell(
+        f"class {s.suspect}: calibrated p {s.calibrated_p:.3g} (needs < {s.significance:.2g}; "
+        f"paper's p {paper}), r_max/median {s.ratio_to_median:.2f} (needs "
+        f"{s.required_ratio_to_median:g}), r_max/r_2 {s.ratio_to_second:.2f} (needs "
+        f"{s.required_ratio_to_second:g}); {detector.image_gradients:,} image gradients, "
+        f"{detector.seconds:.1f} s"
+    )
 
 
 def _sources(result: ClassResult) -> str:
+    """The source classes that count most; nothing where all count the same."""
+    if len({w for w in result.source_weights if w > 0}) < 2:
+        return ""
     weights = sorted(enumerate(result.source_weights), key=lambda pair: -pair[1])
     return ", ".join(f"{k}: {w:.2f}" for k, w in weights[:SHOWN_SOURCES] if w >= 0.005)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from scanner.arms import L_RED, TRIGGER_ARMS, Ready
 from scanner.config import LRedConfig, ScanConfig
 from scanner.corroboration import corroborate
 from scanner.detectors.l_red import estimate_patterns
@@ -35,6 +36,7 @@ def measure(name: str, clean: str) -> list[dict[str, Any]]:
     """A row for each of the two classes of smallest norm."""
     loaded = load(name, clean)
     every = range(loaded.classifier.class_count)
+    ready = Ready(*loaded, tuple(every), BATCH_IMAGES, deadline=None)
     objective = GroupMisclassification(*loaded, every, BATCH_IMAGES)
     estimates = estimate_patterns(objective, LRedConfig())
     rows = []
@@ -42,7 +44,7 @@ def measure(name: str, clean: str) -> list[dict[str, Any]]:
         rates = {}
         for margin in MARGINS:
             result, _ = corroborate(
-                *loaded, estimates, suspect.target_class, ScanConfig(), BATCH_IMAGES, margin=margin
+                TRIGGER_ARMS[L_RED], ready, estimates, suspect.target_class, ScanConfig(), margin
             )
             rates[str(margin)] = {
                 "held_out_rate": round(result.held_out_rate, 3),

@@ -23,7 +23,7 @@ import torch
 from onnx import NodeProto, TensorProto, helper
 
 from converters import load_classifier, read_model, to_torch
-from converters.onnx_classifier import prepare_classifier
+from converters.prepare import prepare_classifier
 from tests.benchmarks.record import write
 from tests.converters.onnx_models import build
 

@@ -31,12 +31,12 @@ def load(name: str, clean: str, images_per_class: int = 8) -> Loaded:
     onnx = prepare_classifier(read_model(FIXTURES / "models" / f"{name}.onnx"))
     loader = CleanSetLoader(find_clean_images(FIXTURES / "clean" / clean))
     clean_set = load_clean_set(onnx, loader, config)
-    classifier, _, predicted, _ = open_classifier(onnx, clean_set, config)
-    correct = predicted == clean_set.labels
+    opened = open_classifier(onnx, clean_set, config)
+    correct = opened.predicted == clean_set.labels
     chosen = np.concatenate(
         [
             np.flatnonzero(correct & (clean_set.labels == k))[:images_per_class]
             for k in range(onnx.class_count)
         ]
     )
-    return Loaded(classifier, clean_set.images[chosen], clean_set.labels[chosen])
+    return Loaded(opened.classifier, clean_set.images[chosen], clean_set.labels[chosen])

@@ -134,3 +134,39 @@ def test_integer_weights_of_quantised_operators_become_floats_once() -> None:
     assert converted.constant("w").dtype == torch.float32
     assert converted.constant("shared").dtype == torch.uint8
     np.testing.assert_array_equal(converted(torch.from_numpy(X))[0], run_ort(model, X)[0])
+
+
+@pytest.mark.parametrize("zero", [np.uint8(100), np.int8(0)])
+def test_gradient_of_quantised_products(zero: np.integer) -> None:
+    """Integers reach MatMulIntegerToFloat as the floats that carry them; DynamicQuantizeMatMul
+    computes its own, and only its weights are carried."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(-9, 9, (4, 4)).astype(np.int8)
+    second = rng.integers(-9, 9, (4, 3)).astype(np.int8)
+    weights = {"a": first, "b": second, "sb": np.float32(0.1), "zb": np.int8(2)}
+    weights |= {"scale": np.float32(0.5), "zero": zero}
+    nodes = [
+        helper.make_node(
+            "DynamicQuantizeMatMul", ["x", "a", "sb", "zb"], ["h"], domain="com.microsoft"
+        ),
+        helper.make_node("QuantizeLinear", ["h", "scale", "zero"], ["q"]),
+        helper.make_node("Identity", ["q"], ["moved"]),
+        helper.make_node(
+            "MatMulIntegerToFloat",
+            ["moved", "b", "scale", "sb", "zero", "zb"],
+            ["y"],
+            domain="com.microsoft",
+        ),
+    ]
+    model = build(nodes, {"x": ("N", 4)}, ["y"], weights, imports={"com.microsoft": 1})
+    converted = to_torch(model)
+    assert converted.constant("a").dtype == converted.constant("b").dtype == torch.float32
+    x = torch.from_numpy(X).requires_grad_()
+    y = converted(x)[0]
+    np.testing.assert_allclose(y.detach(), run_ort(model, X)[0], rtol=1e-4, atol=1e-4)
+    y.sum().backward()
+    products = [np.float32(0.1) * (w.astype(np.float32) - 2) for w in (first, second)]
+    # As if nothing were rounded; the least and the greatest of x decide about the scale too.
+    expected = products[0] @ products[1].sum(1)
+    np.testing.assert_allclose(x.grad[0, 1], expected[1], rtol=1e-3)
+    np.testing.assert_allclose(x.grad[0, 3], expected[3], rtol=1e-3)

@@ -657,6 +657,40 @@ def test_what_fits_together_nowhere_is_refused(bad: NodeProto, message: str) -> 
         to_torch(model(*POSITIVE, bad, weights=weights))(torch.from_numpy(X + 5))
 
 
+def test_other_limits_hold_at_every_run() -> None:
+    inside = body([make("Add", ["s", "x"], ["n"])], ["go", "n"])
+    loop = make("Loop", ["count", "true", "x"], ["y"], body=inside)
+    proto = model(loop, weights={"count": np.int64(4)})
+    converted = to_torch(proto, Limits(trips=3))
+    with pytest.raises(UnsupportedModelError, match="more than 3 trips") as caught:
+        converted(torch.from_numpy(X))
+    assert caught.value.reason == "trip_count"
+    many = model(loop, weights={"count": np.int64(Limits.trips + 5)})
+    (y,) = to_torch(many, Limits(trips=2000))(torch.from_numpy(X))
+    np.testing.assert_array_equal(y, X * (Limits.trips + 6))
+    scan = make("Scan", ["start", "x"], ["t", "y"], body=step(), num_scan_inputs=1)
+    rows = model(scan, weights={"start": np.float32([0, 0, 0])})
+    with pytest.raises(UnsupportedModelError, match="more than 1 trips"):
+        to_torch(rows, Limits(trips=1))(torch.from_numpy(X[:2]))
+
+
+def test_other_limits_of_depth() -> None:
+    x = torch.from_numpy(X + 5)
+    np.testing.assert_array_equal(to_torch(nest(20), Limits(depth=20))(x)[0], 2 * x)
+    with pytest.raises(ModelFormatError, match="deep"):
+        to_torch(nest(4), Limits(depth=3))
+
+
+def test_loops_are_not_compiled() -> None:
+    inside = body([make("Add", ["s", "x"], ["n"])], ["go", "n"])
+    loop = make("Loop", ["three", "true", "x"], ["y"], body=inside)
+    graph = to_torch(model(loop))
+    with pytest.warns(RuntimeWarning, match="runs uncompiled: it has branches or loops"):
+        compiled = graph.compiled()
+    assert not compiled.in_use
+    np.testing.assert_array_equal(compiled(torch.from_numpy(X))[0], 4 * X)
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_the_last_trip_allowed(more: int) -> None:
     inside = body([make("Add", ["s", "x"], ["n"])], ["go", "n"])

@@ -147,6 +147,26 @@ def test_standard_operators_fall_back_to_their_bodies() -> None:
     np.testing.assert_allclose(logits, run_ort(model, x)[0], rtol=1e-3, atol=1e-4)
 
 
+def test_standard_operators_within_branches_fall_back_to_their_bodies() -> None:
+    def branch(*nodes: onnx.NodeProto) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, None)
+        return helper.make_graph(nodes, "branch", [], [result])
+
+    then = branch(node("MeanVarianceNormalization", "x", "b", axes=[2, 3]))
+    nodes = [
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Cast", "sum", "p", to=onnx.TensorProto.BOOL),
+        helper.make_node(
+            "If", ["p"], ["y"], then_branch=then, else_branch=branch(node("Relu", "x", "b"))
+        ),
+    ]
+    x = images(2, 1, 4, 4)
+    (got,) = to_torch(build(nodes, {"x": ("N", 1, 4, 4)}, ["y"]))(torch.from_numpy(x))
+    centred = x - x.mean((2, 3), keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean((2, 3), keepdims=True))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_bodies_that_depend_on_types() -> None:
     nodes = [helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=2, kv_num_heads=2)]
     model = build(nodes, {"x": ("N", 3, 8)}, ["y"], opset=23)

@@ -36,7 +36,7 @@ def statistics_of(weights: dict[str, np.ndarray], x: np.ndarray) -> tuple[np.nda
 
 
 def trained_weights() -> dict[str, np.ndarray]:
-    """Weights whose running statistics are those of `photos`, and that give each class its share."""
+    """Weights with the running statistics of `photos`, which give each class its share."""
     weights = small_weights()
     mean, var = statistics_of(weights, photos(200, seed=9))
     weights |= {"mean": mean, "var": var}

@@ -11,7 +11,7 @@ from onnx import helper
 from converters import (
     UnsupportedModelError,
     load_classifier,
-    onnx_classifier,
+    prepare,
     prepare_classifier,
     read_model,
 )
@@ -78,7 +78,7 @@ def test_conversion_that_changes_results_is_refused(monkeypatch: pytest.MonkeyPa
         model.graph.node[3].op_type = "Neg"
         return "converted"
 
-    monkeypatch.setattr(onnx_classifier, "fit_opset", wrong)
+    monkeypatch.setattr(prepare, "fit_opset", wrong)
     with pytest.raises(UnsupportedModelError, match="changes the results"):
         prepare_classifier(read_model(old_model()))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import sys
 from pathlib import Path
@@ -75,26 +76,26 @@ def test_imports_stand_at_the_top(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_each_module_can_be_imported_first(path: Path) -> None:
     """No import cycle that works only in one order."""
-    graph = {p: _internal_imports(p) for p in SOURCES}
     reached: set[Path] = set()
-    waiting = list(graph[path])
+    waiting = list(_internal_imports(path))
     while waiting:
         module = waiting.pop()
         if module not in reached:
             reached.add(module)
-            waiting += graph[module]
+            waiting += _internal_imports(module)
     assert path not in reached
 
 
-def _internal_imports(path: Path) -> list[Path]:
-    found = []
+@functools.cache
+def _internal_imports(path: Path) -> tuple[Path, ...]:
+    found: list[Path] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("converters"):
             base = FOLDER.parent / str(node.module).replace(".", "/")
             names = [base / f"{alias.name}.py" for alias in node.names]
             names += [base / alias.name / "__init__.py" for alias in node.names]
             found += [p for p in (*names, base.with_suffix(".py")) if p in SOURCES]
-    return found
+    return tuple(found)
 
 
 def test_errors_share_a_base_and_have_reasons() -> None:

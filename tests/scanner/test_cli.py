@@ -97,9 +97,9 @@ def broken_models(folder: Path) -> dict[str, str]:
     alien.opset_import.append(helper.make_opsetid("com.vendor", 1))
     save_model(alien, folder / "alien.onnx")
     return {
-        "text": "invalid_model",
-        "truncated": "invalid_model",
-        "empty": "invalid_model",
+        "text": "truncated_or_not_onnx",
+        "truncated": "truncated_or_not_onnx",
+        "empty": "incomplete",
         "no_image": "not_an_image_classifier",
         "one_class": "not_an_image_classifier",
         "alien": "unsupported_model",
@@ -147,7 +147,8 @@ def test_the_attacked_model_is_found_with_target_and_sources(
     report = stored(folder)
     assert report["verdict"] == "backdoor_found"
     assert report["target_classes"] == [8]
-    (detector,) = report["detectors"]
+    assert [d["name"] for d in report["detectors"]] == ["l_red", "mask_pattern", "maximum_margin"]
+    detector = report["detectors"][0]
     assert detector["statistics"]["suspect"] == 8
     assert detector["statistics"]["paper_p"] < 1e-6
     assert detector["statistics"]["calibrated_p"] < 0.01
@@ -179,7 +180,7 @@ def test_standard_error_tells_preprocessing_and_accuracy_before_the_scan(
     pair: dict[str, tuple[Run, Path]],
 ) -> None:
     for run, _ in pair.values():
-        before = run.err.partition("L-RED:")[0]
+        before = run.err.partition("l_red, mask_pattern, maximum_margin:")[0]
         for word in ("accuracy", "preprocessing pixels 0..1 gray", "mean 0, std 1", "cpu"):
             assert word in before
         assert "Warning" not in run.err
@@ -257,9 +258,9 @@ def test_a_finding_beats_errors(vendor: tuple[Run, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("text", "invalid_model"),
-        ("truncated", "invalid_model"),
-        ("empty", "invalid_model"),
+        ("text", "truncated_or_not_onnx"),
+        ("truncated", "truncated_or_not_onnx"),
+        ("empty", "incomplete"),
         ("no_image", "not_an_image_classifier"),
         ("one_class", "not_an_image_classifier"),
         ("alien", "unsupported_model"),
@@ -569,7 +570,7 @@ def test_a_signal_ends_a_running_scan_and_leaves_nothing_half_written(
     )
     assert process.stderr is not None
     seen = ""
-    while "L-RED" not in seen:  # the search is about to start
+    while "target classes" not in seen:  # the search is about to start
         line = process.stderr.readline()
         assert line, f"ended early: {seen}"
         seen += line

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import onnx
 import pytest
 
+from scanner.arms import L_RED, MASK_PATTERN, TRIGGER_ARMS, Ready
 from scanner.config import ScanConfig
 from scanner.corroboration import corroborate, held_out_weights, split_halves
-from scanner.detectors.l_red import estimate_patterns
 from scanner.detectors.misclassification import GroupMisclassification
 from scanner.results import Corroboration
 from tests.models import as_classifier, linear_model, random_network, two_layer_model
@@ -26,13 +26,14 @@ def run(
     labels: Labels,
     suspect: int,
     deadline: float | None = None,
+    name: str = L_RED,
 ) -> tuple[Corroboration, int]:
+    arm, config = TRIGGER_ARMS[name], ScanConfig()
     classifier = as_classifier(model)
-    config = ScanConfig()
-    targets = range(classifier.class_count)
-    objective = GroupMisclassification(classifier, images, labels, targets, 512)
-    estimates = estimate_patterns(objective, config.l_red)
-    return corroborate(classifier, images, labels, estimates, suspect, config, 512, deadline)
+    targets = tuple(range(classifier.class_count))
+    ready = Ready(classifier, images, labels, targets, 512, None)
+    estimates = arm.search(ready, config, None).estimates
+    return corroborate(arm, ready._replace(deadline=deadline), estimates, suspect, config)
 
 
 def prototypes(
@@ -80,9 +81,11 @@ def image_specific_keys() -> tuple[onnx.ModelProto, Images, Labels]:
     return model, images.reshape(count, 1, 6, 6).astype(np.float32), labels
 
 
-def test_a_planted_shortcut_is_corroborated() -> None:
+@pytest.mark.parametrize("name", [L_RED, MASK_PATTERN])
+def test_a_planted_shortcut_is_corroborated(name: str) -> None:
     model, images, labels = planted_shortcut()
-    result, spent = run(model, images, labels, 3)
+    result, spent = run(model, images, labels, 3, name=name)
+    assert result.target_class == 3
     assert result.corroborated
     assert result.held_out_rate > 0.9
     assert result.best_other_rate < 0.5

@@ -115,7 +115,7 @@ def test_hdf5_layout_types_compression_and_attributes(tmp_path: Path) -> None:
 
 
 def test_an_empty_trace_is_stored_too(tmp_path: Path) -> None:
-    empty = Arrays(np.zeros((1, 4, 4), np.float32), np.zeros(6), np.zeros((0, 2)))
+    empty = Arrays(np.zeros((0, 2)), np.zeros(6), np.zeros((1, 4, 4), np.float32))
     report = save(make_report(arrays={"l_red": {0: empty}}), tmp_path)
     with h5py.File(tmp_path / report.files["h5"]["name"]) as file:
         assert file["l_red/target_0/trace"].shape == (0, 2)

@@ -16,15 +16,20 @@ from scanner.results import (
     NO_BACKDOOR_FOUND,
     ClassResult,
     Corroboration,
+    DetectorResult,
     Note,
     Statistics,
 )
-from scanner.verdict import decide, evaluate_statistics
+from scanner.verdict import agreed, decide, evaluate_statistics, suspects
 
 CLEAN = (3.0, 3.3, 3.6, 3.9, 4.2, 4.4, 4.6, 5.0, 5.4, 6.0)
 ATTACKED = (0.3, *CLEAN[1:])
-YES = Corroboration(held_out_rate=0.9, best_other_rate=0.1, required_rate=0.5, corroborated=True)
-NO = Corroboration(held_out_rate=0.3, best_other_rate=0.1, required_rate=0.5, corroborated=False)
+YES = Corroboration(
+    target_class=0, held_out_rate=0.9, best_other_rate=0.1, required_rate=0.5, corroborated=True
+)
+NO = Corroboration(
+    target_class=0, held_out_rate=0.3, best_other_rate=0.1, required_rate=0.5, corroborated=False
+)
 
 
 def result(
@@ -58,6 +63,15 @@ def censor(classes: list[ClassResult], target: int, norm: float) -> None:
     classes[target] = result(target, norm, "censored", "norm_exceeds_image_range", None)
 
 
+def detector(
+    classes: Sequence[ClassResult],
+    statistics: Statistics | None,
+    corroboration: Corroboration | None = None,
+    name: str = "l_red",
+) -> DetectorResult:
+    return DetectorResult(name, {}, tuple(classes), statistics, corroboration, 0, 0.0)
+
+
 def verdict_of(
     classes: list[ClassResult],
     corroboration: Corroboration | None = None,
@@ -65,7 +79,7 @@ def verdict_of(
     unreliable: Sequence[Note] = (),
 ) -> tuple[str, tuple[int, ...], list[str]]:
     statistics = evaluate_statistics(classes, config or VerdictConfig())
-    verdict, accused, reasons = decide(classes, statistics, corroboration, unreliable)
+    verdict, accused, reasons = decide([detector(classes, statistics, corroboration)], unreliable)
     return verdict, accused, [note.code for note in reasons]
 
 
@@ -78,13 +92,13 @@ def statistics(significant: bool, large: bool) -> Statistics:
 def test_no_outlier_is_no_backdoor_found() -> None:
     verdict, accused, reasons = verdict_of(results(CLEAN))
     assert (verdict, accused) == (NO_BACKDOOR_FOUND, ())
-    assert reasons == ["smallest_norm"]
+    assert reasons == ["largest_statistic"]
 
 
 def test_both_keys_and_corroboration_are_a_backdoor_in_the_class_of_smallest_norm() -> None:
     verdict, accused, reasons = verdict_of(results(ATTACKED), YES)
     assert (verdict, accused) == (BACKDOOR_FOUND, (0,))
-    assert reasons == ["smallest_norm_is_outlier", "corroborated"]
+    assert reasons == ["largest_statistic_is_outlier", "corroborated"]
 
 
 @pytest.mark.parametrize("corroboration", [NO, None])
@@ -93,7 +107,7 @@ def test_both_keys_without_corroboration_are_inconclusive(
 ) -> None:
     verdict, accused, reasons = verdict_of(results(ATTACKED), corroboration)
     assert (verdict, accused) == (INCONCLUSIVE, ())
-    assert reasons == ["smallest_norm_is_outlier", "not_corroborated"]
+    assert reasons == ["largest_statistic_is_outlier", "not_corroborated"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +115,8 @@ def test_both_keys_without_corroboration_are_inconclusive(
     [(True, False, "effect_too_small"), (False, True, "not_significant")],
 )
 def test_one_key_alone_is_inconclusive(significant: bool, large: bool, code: str) -> None:
-    verdict, accused, reasons = decide(results(ATTACKED), statistics(significant, large), YES)
+    found = detector(results(ATTACKED), statistics(significant, large))
+    verdict, accused, reasons = decide([found])
     assert (verdict, accused) == (INCONCLUSIVE, ())
     assert reasons[-1].code == code
 
@@ -166,13 +181,13 @@ def test_the_significance_is_an_option() -> None:
 def test_a_class_censored_below_the_median_forbids_no_backdoor_found() -> None:
     classes = results(CLEAN)
     censor(classes, 4, 0.5)
-    assert verdict_of(classes) == (INCONCLUSIVE, (), ["smallest_norm", "censored_below_median"])
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["largest_statistic", "censored_below_median"])
 
 
 def test_a_class_censored_with_norm_zero_forbids_it_too() -> None:
     classes = results(CLEAN)
     censor(classes, 4, 0.0)
-    assert verdict_of(classes) == (INCONCLUSIVE, (), ["smallest_norm", "censored_below_median"])
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["largest_statistic", "censored_below_median"])
 
 
 def test_two_target_classes_that_mask_one_another_forbid_no_backdoor_found() -> None:
@@ -183,7 +198,7 @@ def test_two_target_classes_that_mask_one_another_forbid_no_backdoor_found() -> 
     assert not stats.large
     verdict, accused, reasons = verdict_of(results(norms))
     assert (verdict, accused) == (INCONCLUSIVE, ())
-    assert reasons[-1] == ("effect_too_small" if stats.significant else "several_small_norms")
+    assert reasons[-1] == ("effect_too_small" if stats.significant else "several_outliers")
 
 
 def test_more_than_a_fifth_censored_forbids_no_backdoor_found() -> None:
@@ -192,7 +207,7 @@ def test_more_than_a_fifth_censored_forbids_no_backdoor_found() -> None:
         censor(classes, target, 9.0)
     assert verdict_of(classes)[0] == NO_BACKDOOR_FOUND
     censor(classes, 9, 9.0)
-    assert verdict_of(classes) == (INCONCLUSIVE, (), ["smallest_norm", "many_classes_censored"])
+    assert verdict_of(classes) == (INCONCLUSIVE, (), ["largest_statistic", "many_classes_censored"])
 
 
 def test_a_class_censored_below_the_median_does_not_hide_a_found_backdoor() -> None:
@@ -252,7 +267,7 @@ def test_every_reason_is_one_sentence_for_people() -> None:
         (censored, NO),
     ):
         stats = evaluate_statistics(classes, VerdictConfig())
-        for note in decide(classes, stats, corroboration)[2]:
+        for note in decide([detector(classes, stats, corroboration)])[2]:
             assert note.message
             assert "\n" not in note.message
 
@@ -263,7 +278,7 @@ def test_a_p_value_that_underflows_is_told_as_a_bound() -> None:
     stats = evaluate_statistics(classes, VerdictConfig())
     assert stats is not None
     assert stats.log10_paper_p < -300
-    assert "<1e-300" in decide(classes, stats, YES)[2][0].message
+    assert "<1e-300" in decide([detector(classes, stats, YES)])[2][0].message
 
 
 @pytest.mark.parametrize(
@@ -286,3 +301,137 @@ def test_accuracy_near_chance(accuracy: float, images: int, classes: int, chance
 def test_fewest_images_leave_out_the_target_class() -> None:
     assert fewest_images(np.array([8, 2, 5]), (0, 1, 2)) == 7
     assert fewest_images(np.array([8, 2, 5]), (1,)) == 13
+
+
+# --- several detectors -------------------------------------------------------------------------
+
+
+def margins(values: Sequence[float]) -> list[ClassResult]:
+    """Results of a detector without triggers."""
+    return [
+        ClassResult(target, "found", "steps_done", None, value, 120)
+        for target, value in enumerate(values)
+    ]
+
+
+def keys(suspect: int, significant: bool, large: bool) -> Statistics:
+    return replace(statistics(significant, large), suspect=suspect)
+
+
+def judged(
+    *arms: tuple[Statistics, Corroboration | None],
+) -> tuple[str, tuple[int, ...], list[str]]:
+    names = ("l_red", "mask_pattern", "maximum_margin")
+    detectors = [
+        detector(results(ATTACKED), stats, tried, name)
+        for name, (stats, tried) in zip(names, arms, strict=False)
+    ]
+    verdict, accused, reasons = decide(detectors)
+    return verdict, accused, [note.code for note in reasons]
+
+
+NONE = keys(5, False, False)
+
+
+def corroborated(target: int, yes: bool = True) -> Corroboration:
+    return replace(YES if yes else NO, target_class=target)
+
+
+def test_one_detector_with_both_keys_and_corroboration_accuses() -> None:
+    mask = (keys(2, True, True), corroborated(2))
+    assert judged((NONE, None), mask, (NONE, None))[:2] == (BACKDOOR_FOUND, (2,))
+
+
+def test_two_detectors_that_agree_by_effect_size_accuse() -> None:
+    one, other = keys(2, False, True), keys(2, False, True)
+    assert suspects([detector([], one), detector([], other, name="maximum_margin")]) == (2,)
+    assert judged((one, corroborated(2)), (NONE, None), (other, None))[:2] == (BACKDOOR_FOUND, (2,))
+
+
+def test_two_detectors_that_disagree_accuse_nobody() -> None:
+    one, other = keys(2, False, True), keys(3, False, True)
+    assert suspects([detector([], one), detector([], other)]) == ()
+    verdict, accused, reasons = judged((one, None), (other, None))
+    assert (verdict, accused) == (INCONCLUSIVE, ())
+    assert reasons[-2:] == ["not_significant", "not_significant"]
+
+
+def test_a_suspect_without_a_corroborated_trigger_is_not_accused() -> None:
+    margin = (keys(2, True, True), None)
+    assert judged((NONE, None), (NONE, None), margin)[:2] == (INCONCLUSIVE, ())
+    refuted = (keys(2, True, True), corroborated(2, yes=False))
+    assert judged(refuted, (NONE, None), margin) == (
+        INCONCLUSIVE,
+        (),
+        [
+            "largest_statistic_is_outlier",
+            "largest_statistic",
+            "largest_statistic_is_outlier",
+            "not_corroborated",
+        ],
+    )
+
+
+def test_the_trigger_of_one_detector_corroborates_the_suspect_of_another() -> None:
+    mask, margin = (keys(2, False, True), corroborated(2)), (keys(2, True, True), None)
+    assert judged((NONE, None), mask, margin)[:2] == (BACKDOOR_FOUND, (2,))
+
+
+def test_each_of_two_target_classes_needs_its_own_corroboration() -> None:
+    first, second = (keys(2, True, True), corroborated(2)), (keys(7, True, True), corroborated(7))
+    assert judged(first, second)[:2] == (BACKDOOR_FOUND, (2, 7))
+    refuted = (keys(7, True, True), corroborated(7, yes=False))
+    assert judged(first, refuted)[:2] == (BACKDOOR_FOUND, (2,))
+
+
+def test_detectors_share_the_significance() -> None:
+    alone, together = (
+        evaluate_statistics(results(ATTACKED), VerdictConfig(), count) for count in (1, 3)
+    )
+    assert alone is not None
+    assert together is not None
+    assert together.significance == pytest.approx(alone.significance / 3)
+    assert together.calibrated_p == alone.calibrated_p
+
+
+def test_margins_are_statistics_themselves() -> None:
+    classes = margins([9.0, 2.0, 3.0, 2.5, 2.2, 3.1])
+    classes[5] = ClassResult(5, "censored", "steps_done", None, None, 120)  # never predicted
+    stats = evaluate_statistics(classes, VerdictConfig())
+    assert stats is not None
+    assert stats.suspect == 0
+    assert stats.ratio_to_median == pytest.approx(9.0 / 2.5)
+    assert stats.ratio_to_second == pytest.approx(3.0)
+    assert stats.classes_censored == 1
+
+
+def test_classes_that_a_model_never_predicts_hide_nothing() -> None:
+    dead = [ClassResult(t, "censored", "steps_done", None, None, 120) for t in range(5, 10)]
+    classes = [*margins([3.0, 3.1, 3.2, 3.3, 3.4]), *dead]
+    margin = detector(classes, evaluate_statistics(classes, VerdictConfig()), None, "m")
+    clean = results(CLEAN)
+    l_red = detector(clean, evaluate_statistics(clean, VerdictConfig()))
+    assert decide([l_red, margin])[0] == NO_BACKDOOR_FOUND
+
+
+def shared(suspect: int, calibrated_p: float) -> Statistics:
+    third = 0.05 / 3
+    low = calibrated_p < third
+    return replace(keys(suspect, low, True), calibrated_p=calibrated_p, significance=third)
+
+
+@pytest.mark.parametrize(("third", "significant"), [(2, True), (3, False)])
+def test_detectors_that_all_single_out_one_class_need_not_share_the_significance(
+    third: int, significant: bool
+) -> None:
+    detectors = [detector([], shared(t, 0.03)) for t in (2, 2, third)]
+    after = [d.statistics for d in agreed(detectors, VerdictConfig())]
+    assert [s.significant for s in after if s] == [significant] * 3
+    assert [s.significance for s in after if s] == [0.05 if significant else 0.05 / 3] * 3
+
+
+def test_two_detectors_alone_are_not_unanimous() -> None:
+    detectors = [detector([], shared(2, 0.03)) for _ in range(2)]
+    assert agreed(detectors, VerdictConfig()) == detectors
+    with_nothing = [*detectors, detector([], None)]
+    assert agreed(with_nothing, VerdictConfig()) == with_nothing

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from converters import ConverterError, TorchGraph, to_torch
+from converters import ConverterError, Limits, TorchGraph, to_torch
 
 from .cases import LAST_OPSET, Case
 
@@ -24,6 +24,9 @@ CRASHED = "crashed"
 OUTCOMES = (PASS, AS_ORT, INFERENCE, REFUSED, DIFFERENT, CRASHED)
 GOOD = (PASS, AS_ORT)
 DEFECTS = (DIFFERENT, CRASHED)
+
+LIMITS = Limits(input_batch=2**20)
+"""What is no image may be longer than any batch."""
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
 STEPS_OF_HALF = {"float16": 2**-9, "bfloat16": 2**-6}
@@ -54,7 +57,7 @@ def outcome(case: Case) -> Outcome:
     expected = [outputs for _, outputs in case.data_sets]
     ort_passes = by_ort is not None and not difference(by_ort, expected)
     try:
-        graph = to_torch(case.model)
+        graph = to_torch(case.model, LIMITS)
         actual = [_called(graph, inputs) for inputs, _ in case.data_sets]
     except ConverterError as error:
         line = str(error).splitlines()[0]

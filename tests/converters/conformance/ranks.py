@@ -34,8 +34,11 @@ RANKS: dict[str, tuple[str, ...]] = {
         "QuantizeLinear DequantizeLinear QLinearConv QLinearMatMul DynamicQuantizeLinear "
         "ConvInteger MatMulInteger Sign"
     ),
-    # Control flow; Sequence and Optional are refused.
-    "T4": ("If", "Loop", "Scan"),
+    # Control flow, and the sequences that exporters write for chunk, split and unbind.
+    "T4": _words(
+        "If Loop Scan SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceAt "
+        "SequenceLength SplitToSequence ConcatFromSequence SequenceMap"
+    ),
 }
 """The ranked list of what classifiers were found to consist of."""
 
