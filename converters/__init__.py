@@ -16,6 +16,7 @@ from converters.ort_session import DeviceError, open_session, run_session
 from converters.parity import Parity, check_parity
 from converters.prepare import prepare_classifier
 from converters.registry import op
+from converters.torch_export import export_onnx
 from converters.torch_graph import TorchGraph
 from converters.validation import Limits
 
@@ -33,6 +34,7 @@ __all__ = [
     "TorchGraph",
     "UnsupportedModelError",
     "check_parity",
+    "export_onnx",
     "load_classifier",
     "op",
     "open_session",

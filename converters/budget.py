@@ -87,7 +87,7 @@ class Budget(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """One call of torch, if it is affordable."""
-        if len(args) == 1 and not kwargs and _is_pointwise(func) and args[0].numel() <= _TINY:
+        if not kwargs and _is_pointwise(func) and _is_tiny(args):
             self._spend(self._call)  # nothing else matters, and graphs may have many of them
             return func(*args)
         kwargs = kwargs or {}
@@ -223,6 +223,14 @@ def _is_view(func: Any) -> bool:
 @functools.cache
 def _is_pointwise(func: Any) -> bool:
     return torch.Tag.pointwise in func.tags
+
+
+def _is_tiny(args: Sequence[Any]) -> bool:
+    """Whether an elementwise function of these makes no more than `_TINY` numbers."""
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    if not 1 <= len(tensors) <= 2 or any(t.numel() > _TINY for t in tensors):
+        return False
+    return len(tensors) == 1 or tensors[0].shape == tensors[1].shape or tensors[1].ndim == 0
 
 
 @functools.cache

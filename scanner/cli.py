@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's tables cut option names on a narrow terminal
 )
-COMMANDS = ("scan", "inspect", "doctor")
+COMMANDS = ("scan", "inspect", "export", "doctor")
 _GLOBAL_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
 
 Format = Annotated[str, typer.Option("--format", help="text, json or jsonl.", metavar="FORMAT")]
@@ -179,6 +179,55 @@ def inspect(
         raise BdscanError(f"{model}: {error}", error.reason) from error
     output.print_facts(facts, format)
     return ExitCode.INCOMPLETE if facts["problem"] else ExitCode.NO_BACKDOOR_FOUND
+
+
+@app.command()
+def export(
+    factory: Annotated[
+        str, typer.Argument(metavar="MODULE:FACTORY", help="FACTORY() gives your torch module.")
+    ],
+    weights: Annotated[
+        Path, typer.Argument(help="safetensors, or a state dict that torch.save wrote.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
+    image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the images.")] = "224x224",
+    channels: Annotated[int, typer.Option(min=1, help="3, or 1 for gray images.")] = 3,
+    labels: Annotated[
+        Path | None, typer.Option(help="File with one class name per line, in class order.")
+    ] = None,
+    preprocess: Annotated[
+        Path | None, typer.Option(help="JSON file: pixel_range, mean, std, channel_order.")
+    ] = None,
+    pixel_range: Annotated[
+        float | None, typer.Option(help="1 or 255: the largest pixel before mean and std.")
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
+    channel_order: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
+    format: Format = "text",
+) -> int:
+    """Write your own torch module with its weights as an ONNX file; nothing is unpickled."""
+    _one_of("--format", format, ("text", "json"))
+    options = PreprocessingOptions(
+        pixel_range=pixel_range,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
+        channel_order=channel_order,
+        file=str(preprocess) if preprocess else None,
+    )
+    from scanner.exporting import export_module
+
+    facts = export_module(
+        factory,
+        weights,
+        out,
+        channels=channels,
+        image_size=parse_image_size(image_size) or (224, 224),
+        preprocessing=options,
+        class_names=labels,
+    )
+    output.print_facts(facts, format)
+    return ExitCode.NO_BACKDOOR_FOUND
 
 
 @app.command()

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from converters.errors import ModelFormatError
 from converters.ops._values import beside, one_axis, widened
 from converters.registry import op
+
+_MOST_NEIGHBOURS = 4096  # channels that LRN may ask for beside those that there are
 
 
 def _batch_normalization(
@@ -199,6 +202,9 @@ def lrn(
 ) -> torch.Tensor:
     """Each number divided by (bias + alpha / size * sum of squares of neighbour channels)^beta."""
     channels = x.shape[1]
+    if size > 2 * channels + _MOST_NEIGHBOURS:
+        # ONNX Runtime would make room for every neighbour, also for those that are not there.
+        raise ModelFormatError(f"LRN over {size} of {channels} channels", "too_much_work")
     before, after = (min(reach, channels) for reach in ((size - 1) // 2, size // 2))
     squares = F.pad(x.square(), [0, 0] * (x.ndim - 2) + [before, after])
     shifted = (squares[:, i : i + channels] for i in range(before + after + 1))

@@ -20,11 +20,14 @@ def marked_command(mark: str) -> str:
     return found[1]
 
 
+COMMANDS = ((), ("scan",), ("inspect",), ("export",))
+
+
 @pytest.fixture(scope="module")
 def help_texts(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("help")
-    runs = [bdscan(*command, "--help", cwd=folder) for command in ((), ("scan",), ("inspect",))]
-    assert [run.code for run in runs] == [0, 0, 0]
+    runs = [bdscan(*command, "--help", cwd=folder) for command in COMMANDS]
+    assert [run.code for run in runs] == [0] * len(COMMANDS)
     return "\n".join(run.out for run in runs)
 
 
@@ -44,7 +47,7 @@ def test_the_tests_command_is_one_line_and_its_extra_exists() -> None:
     assert "[dev]" in command
     assert command.endswith("pytest")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'^dev = \["pytest', project, re.MULTILINE)
+    assert re.search(r'^dev = \[\s*"pytest', project, re.MULTILINE)
     assert 'bdscan = "scanner.cli:main"' in project
 
 
@@ -55,7 +58,7 @@ def test_every_option_that_the_readme_names_exists(option: str, help_texts: str)
     assert re.search(rf"(?<![\w-]){option}(?![\w-])", help_texts)
 
 
-@pytest.mark.parametrize("command", ["scan", "inspect", "doctor"])
+@pytest.mark.parametrize("command", ["scan", "inspect", "export", "doctor"])
 def test_the_commands_that_the_readme_names_exist(command: str, help_texts: str) -> None:
     assert re.search(rf"^\W*{command}\s", help_texts, re.MULTILINE)
 
