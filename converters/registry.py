@@ -41,13 +41,11 @@ def op(name: str, since: int = 1, domain: str = "") -> Callable[[_Function], _Fu
         if since in versions:
             raise ValueError(f"{domain or 'ai.onnx'}.{name}-{since} is registered twice")
         versions[since] = function
-        lookup.cache_clear()
         return function
 
     return register
 
 
-@functools.cache  # graphs have many nodes of few operators
 def lookup(domain: str, name: str, opset: int) -> OperatorFunction | None:
     """The function for operator `name` in a model that imports `domain` at `opset`, or None."""
     versions = _REGISTRY.get((normal_domain(domain), name), {})

@@ -14,7 +14,6 @@ from converters import (
     ParityError,
     UnsupportedModelError,
     check_parity,
-    instructions,
     kernels,
     load_classifier,
     open_session,
@@ -35,7 +34,6 @@ def doctor(monkeypatch: pytest.MonkeyPatch, name: str, function: Operator) -> No
     """Let torch compute an operator differently from ONNX Runtime."""
     monkeypatch.setitem(registry._REGISTRY, ("", name), {1: function})
     monkeypatch.delitem(kernels._KERNELS, name)
-    monkeypatch.setattr(instructions, "lookup", registry.lookup.__wrapped__)  # not what it kept
 
 
 def scaled_relu(factor: float) -> Operator:
