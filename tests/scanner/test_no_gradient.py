@@ -11,8 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from converters import Parity
-from scanner import ScanConfig
-from scanner.config import DETECTORS, scan
+from scanner import ScanConfig, scan
+from scanner.config import DETECTORS
 from scanner.reliability import model_flags
 from scanner.results import INCONCLUSIVE
 from tests.models import (
