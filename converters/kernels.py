@@ -128,13 +128,39 @@ def _clip(
     overwrites = spare[0]
 
     def clip(x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        if overwrites:
-            return _overwrite(F.hardtanh_, x, low, high)
+        if overwrites and not (x.requires_grad and torch.compiler.is_compiling()):
+            function = _clip_in_place if x.requires_grad else F.hardtanh_
+            return _overwrite(function, x, low, high)
         if not x.is_floating_point():
             raise TypeError("integers")
         return F.hardtanh(x, low, high)
 
     return clip
+
+
+class _ClipInPlace(torch.autograd.Function):
+    """hardtanh over its input, which torch's own would copy first to keep it for the gradient.
+
+    The result will do: it lies within the bounds exactly where the input does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        ctx.mark_dirty(x)
+        ctx.bounds = low, high
+        F.hardtanh_(x, low, high)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, None, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradients[0], y, *ctx.bounds), None, None
+
+
+def _clip_in_place(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    clipped: torch.Tensor = _ClipInPlace.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return clipped
 
 
 def _clip_bounds(instruction: Instruction, constants: Constants) -> tuple[float, float] | None:
