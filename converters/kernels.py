@@ -78,7 +78,10 @@ def kernel(
         spare: for each input whether the result may take its memory.
     """
     make = None if instruction.domain else _KERNELS.get(instruction.op_type)
-    return make(instruction, constants, spare) if make else None
+    try:
+        return make(instruction, constants, spare) if make else None
+    except (AttributeError, TypeError, ValueError):
+        return None  # attributes or constants of another type: the operator says what is wrong
 
 
 def _overwrite(

@@ -451,3 +451,19 @@ def test_the_garbage_collector_is_as_it_was(was_on: bool) -> None:
         assert gc.isenabled() == was_on
     finally:
         gc.enable()
+
+
+def test_an_attribute_of_a_wrong_type_is_refused_by_name() -> None:
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], name="odd")
+    wrong = helper.make_attribute("kernel_shape", onnx.TypeProto())
+    conv.attribute.append(wrong)
+    model = build([conv], {"x": ["N", 1, 2, 2]}, ["y"], {"w": np.ones((1, 1, 1, 1), np.float32)})
+    with pytest.raises(UnsupportedModelError, match="odd"):
+        to_torch(model)(torch.ones(1, 1, 2, 2))
+
+
+def test_complex_numbers_are_no_shape() -> None:
+    reshape = helper.make_node("Reshape", ["x", "shape"], ["y"], name="odd")
+    model = build([reshape], {"x": ["N", 4]}, ["y"], {"shape": np.array([2, 2], np.complex64)})
+    with pytest.raises(UnsupportedModelError, match="odd"):
+        to_torch(model)(torch.ones(1, 4))
