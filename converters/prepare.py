@@ -34,6 +34,7 @@ from converters.onnx_classifier import OnnxClassifier
 from converters.opset import fit_opset, must_convert
 from converters.rewrite import (
     clamp_ir_version,
+    copied,
     drop_initializers_from_inputs,
     drop_unneeded_nodes,
     find_logits,
@@ -93,7 +94,7 @@ def _vendors(proto: onnx.ModelProto, image_size: tuple[int, int] | None) -> Vend
     Raises:
         ModelFormatError, UnsupportedModelError, NotAnImageClassifierError: see `_convert`.
     """
-    runnable = _copy(proto)
+    runnable = copied(proto)
     clamp_ir_version(runnable)
     sort_nodes(runnable)
     forced, converted = Forced(), ""
@@ -109,7 +110,7 @@ def _convert(original: onnx.ModelProto, image_size: tuple[int, int] | None) -> s
     Raises:
         UnsupportedModelError: it can't be converted, or gives other numbers then.
     """
-    vendors = _copy(original)
+    vendors = copied(original)
     drop_initializers_from_inputs(vendors)
     image_input = find_image_input(graph_inputs(vendors), image_size)
     images = sample_images(image_input, image_input.batch_size or 1)
@@ -236,7 +237,7 @@ def _tensor_types(
 
 def _in_float32(model: onnx.ModelProto) -> TorchGraph | None:
     """The graph of a half-precision model, computed in float32; None for any other model."""
-    wide = _copy(model)
+    wide = copied(model)
     return graph_of(wide) if widen_half(wide) else None
 
 
@@ -245,9 +246,3 @@ def _why_no_gradient(graph: TorchGraph, image: torch.Tensor, batch_size: int | N
     image = image if image.is_floating_point() else image.float()
     scores = run_in_batches(graph, image.requires_grad_(), batch_size)[0]
     return "" if scores.requires_grad else "its scores are steps: they have no gradient"
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 from converters.errors import ModelFormatError, NotAnImageClassifierError
 from converters.subgraph import check_depth, names_read, subgraphs_of
 
-_Message = TypeVar("_Message", NodeProto, ValueInfoProto)
+_Message = TypeVar("_Message", onnx.ModelProto, NodeProto, ValueInfoProto)
 
 MAX_IR_VERSION = 13  # what ONNX Runtime 1.31 reads; the IR versions up to 14 only add data types
 _INITIALIZERS_ARE_NO_INPUTS = 4  # the first IR version in which inputs need not list them
@@ -124,7 +124,7 @@ def clamp_ir_version(model: onnx.ModelProto) -> None:
 
 def drop_initializers_from_inputs(model: onnx.ModelProto) -> None:
     """List only what a caller feeds as inputs, so that engines may fold the initializers."""
-    kept = [_copied(value) for value in graph_inputs(model)]
+    kept = [copied(value) for value in graph_inputs(model)]
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, _INITIALIZERS_ARE_NO_INPUTS)
@@ -205,12 +205,12 @@ def _names(values: Iterable[ValueInfoProto]) -> list[str]:
 
 
 def _replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
-    copies = [_copied(node) for node in nodes]
+    copies = [copied(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
 
 
-def _copied(message: _Message) -> _Message:
+def copied(message: _Message) -> _Message:
     """A message that outlives the list that holds it now."""
     copy = type(message)()
     copy.CopyFrom(message)

@@ -9,7 +9,12 @@ import onnx
 from converters.constant_branches import inline_constant_branches
 from converters.functions import inline_functions
 from converters.inference_mode import Forced, force_inference, use_batch_statistics
-from converters.rewrite import drop_initializers_from_inputs, keep_output, set_outputs
+from converters.rewrite import (
+    copied,
+    drop_initializers_from_inputs,
+    keep_output,
+    set_outputs,
+)
 
 
 class Vendors(NamedTuple):
@@ -35,20 +40,20 @@ def vendors_model(runnable: onnx.ModelProto, forced: Forced, converted: str) -> 
         runnable: sorted, of an operator set that ONNX Runtime reads; changed in place.
         forced, converted: what was done to it already.
     """
-    inlined = _copy(runnable)
+    inlined = copied(runnable)
     drop_initializers_from_inputs(inlined)
     inline_functions(inlined)
     inline_constant_branches(inlined)
     inside = force_inference(inlined)
     if inside != Forced():
-        runnable = _copy(inlined)
+        runnable = copied(inlined)
         forced = Forced(*(a | b for a, b in zip(forced, inside, strict=True)))
     return Vendors(runnable, inlined, forced, tuple(filter(None, (converted, forced.describe()))))
 
 
 def with_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """The model without other outputs and what only they need; itself if there is nothing so."""
-    only = _copy(model)
+    only = copied(model)
     set_outputs(only, (name,))
     keep_output(only, name)
     same = [v.name for v in model.graph.output] == [name]
@@ -60,12 +65,6 @@ def in_training_mode(original: onnx.ModelProto, forced: Forced) -> onnx.ModelPro
     made = {name for node in original.graph.node for name in node.output}
     if not forced.normalizations & made:
         return None
-    training = _copy(original)
+    training = copied(original)
     use_batch_statistics(training, forced.normalizations)
     return training
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
