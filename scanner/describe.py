@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx as onnx_package
-from onnx import helper
+from onnx import TensorProto
 
 from converters import ModelFile, OnnxClassifier, Parity
 from converters.rewrite import graph_inputs
@@ -105,11 +105,15 @@ def unreadable_model(path: Path) -> ModelInfo:
 
 def _tensor(value: onnx_package.ValueInfoProto) -> Tensor:
     tensor = value.type.tensor_type
-    kind = helper.tensor_dtype_to_string(tensor.elem_type) if tensor.elem_type else "not a tensor"
+    kind = "not a tensor"
+    if tensor.elem_type:
+        known = tensor.elem_type in TensorProto.DataType.values()
+        number = tensor.elem_type
+        kind = TensorProto.DataType.Name(number) if known else f"unknown type {number}"
     dims = tuple(
         d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim
     )
-    return Tensor(value.name, kind.removeprefix("TensorProto."), dims)
+    return Tensor(value.name, kind, dims)
 
 
 def classifier(onnx: OnnxClassifier, path: str) -> ModelInfo:

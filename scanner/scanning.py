@@ -123,5 +123,5 @@ def _what_is_known(path: Path, config: ScanConfig) -> ModelInfo:
     """The model's facts for the report of a failed scan, as far as the file can be read."""
     try:
         return describe.model(read_model(path, config.limits), str(path))
-    except (ConverterError, OSError):
+    except Exception:  # it failed before: whatever is wrong must not end the scan of the others
         return describe.unreadable_model(path)

@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 from tests.converters.hostile import bombs, elsewhere, structure
 from tests.converters.hostile.client import SECRET, secrets
 from tests.converters.hostile.kinds import KINDS
+from tests.converters.onnx_models import small_net
 from tests.scanner.scans import environment
 
 MODULES = (bombs, elsewhere, structure)  # importing them fills KINDS
@@ -107,3 +108,15 @@ def test_wrong_limits(text: str) -> None:
 def test_a_limit_given_twice() -> None:
     with pytest.raises(UsageError, match="expected one value"):
         parse_limits(["nodes=5", "nodes=6"])
+
+
+def test_an_input_of_an_unknown_type_is_reported_as_such(tmp_path: Path) -> None:
+    model = small_net()
+    model.graph.input[0].type.tensor_type.elem_type = -1
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(model.SerializeToString())
+    done = run(path, "--clean-dir", CLEAN, "--format", "json", "-q", "--out-dir", tmp_path / "out")
+    assert done.returncode == 2
+    (report,) = json.loads(done.stdout)["models"]
+    assert report["reasons"][0]["code"] == "not_an_image_classifier"
+    assert report["model"]["inputs"][0]["type"] == "unknown type -1"
