@@ -76,8 +76,8 @@ def evaluate_statistics(
 def agreed(detectors: Sequence[DetectorResult], config: VerdictConfig) -> list[DetectorResult]:
     """The detectors, each tested at the whole significance if all single out the same class.
 
-    Three independent ones do so by chance once in K^2 times. They are not quite independent: a class
-    that is easy by nature is so for all of them, which is why distance and corroboration decide.
+    Three independent ones do so by chance once in K^2 times. They are not quite independent: a
+    class that is easy by nature is so for all, which is why distance and corroboration decide.
     """
     tested = [d.statistics for d in detectors]
     named = {s.suspect for s in tested if s is not None}
