@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 
 import onnx
 import torch
-from onnx import AttributeProto, NodeProto, TensorProto, helper, shape_inference
+from onnx import AttributeProto, NodeProto, TensorProto, helper
 
 from converters.errors import UnsupportedModelError
+from converters.isolated import infer_shapes
 from converters.label_outputs import ML_DOMAIN
 from converters.ort_session import open_session
 from converters.registry import normal_domain
@@ -73,11 +74,7 @@ def bounded_tensors(model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[str,
     sized.CopyFrom(model)
     set_input_shape(sized, shape)
     set_outputs(sized, tuple(name for node in sized.graph.node for name in node.output if name))
-    try:
-        sized = shape_inference.infer_shapes(_with_ml_shapes(sized), False, True, True)
-    except Exception as error:  # onnx's own errors share no public base class
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnsupportedModelError(f"shapes can't be told: {lines[0][:200]}") from error
+    sized = infer_shapes(_with_ml_shapes(sized), strict=True)
     ranked = {v.name for v in sized.graph.output if v.type.tensor_type.HasField("shape")}
     session = open_session(sized, optimize=False)  # it knows com.microsoft's operators too
     labels = {n.output[0] for n in sized.graph.node if n.domain == ML_DOMAIN and n.output}
@@ -102,7 +99,7 @@ def _with_ml_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         if normal_domain(node.domain) != ML_DOMAIN or not node.input:
             continue
-        known = shape_inference.infer_shapes(model, data_prop=True).graph
+        known = infer_shapes(model).graph
         values = {v.name: v.type.tensor_type for v in (*known.output, *known.input)}
         source = values.get(node.input[0])
         if source is None or not source.HasField("shape"):

@@ -80,8 +80,8 @@ def _prepare(
     try:
         reference = graph_of(model)
     except UnsupportedModelError as error:
-        if error.reason in FORMAT_REASONS:
-            raise  # over a limit: ONNX Runtime must not try either
+        if error.reason in FORMAT_REASONS or not error.operators:
+            raise  # over a limit, or broken: ONNX Runtime must not try either
         return _forward_only(file, vendors, model, image_input, said, error)
     image_input = with_baked_batch_size(model, reference, image_input)
     choice = choose_output_of(reference, sample_images(image_input, image_input.batch_size or 1))

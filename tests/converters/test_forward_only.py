@@ -20,6 +20,7 @@ from converters import (
     ParityError,
     UnsupportedModelError,
     check_parity,
+    isolated,
     load_classifier,
     open_session,
     registry,
@@ -479,3 +480,30 @@ def test_what_no_output_needs_is_not_run(tail: list[NodeProto]) -> None:
     assert classifier.differentiable
     for part in (classifier.model, classifier.original):
         assert "big" not in {name for n in part.graph.node for name in n.output}
+
+
+def test_a_dimension_that_a_pool_made_negative_is_refused() -> None:
+    """onnx 1.23's shape inference ends the process over the Slice."""
+    nodes = [
+        node("AveragePool", "pixels", "a", kernel_shape=[2, 255], pads=[1, 1, 0, 0]),
+        helper.make_node("Slice", ["a", "from", "to", "axes"], ["s"]),
+        node("Flatten", "s", "f"),
+        helper.make_node("Scaler", ["f"], ["y"], domain=ML, offset=[0.5], scale=[2.0]),
+    ]
+    weights = {"from": np.int64([0, 0]), "to": np.int64([6, 6]), "axes": np.int64([2, 3])}
+    model = build(nodes, {"pixels": ("N", 1, 8, 8)}, ["y"], weights, imports=IMPORTS)
+    with pytest.raises(UnsupportedModelError, match="shape"):
+        load_classifier(model)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("import os; os.abort()", "crashed"), ("import time; time.sleep(60)", "too long")],
+)
+def test_shape_inference_that_ends_or_hangs_its_process_is_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, script: str, message: str
+) -> None:
+    monkeypatch.setattr(isolated, "_SCRIPT", script)
+    monkeypatch.setattr(isolated, "SECONDS", 1)
+    with pytest.raises(UnsupportedModelError, match=message):
+        isolated.infer_shapes(small_net())
