@@ -23,7 +23,6 @@ from converters.validation import Limits
 from converters.values import Value
 
 MAX_STEPS = 100_000  # instructions that all loops of a graph may run together, in one run
-GRAPH_ATTRIBUTES = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 _DEFAULT = Limits()
 _limits: ContextVar[Limits] = ContextVar("limits", default=_DEFAULT)
