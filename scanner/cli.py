@@ -11,23 +11,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from scanner import output
-from scanner.config import DETECTORS, LRedConfig, PreprocessingOptions, ScanConfig, VerdictConfig
-from scanner.errors import BdscanError, UsageError
+from scanner.commands import doctor, export, inspect, scan
+from scanner.errors import BdscanError
 from scanner.exit_codes import EXPLANATION, ExitCode
-from scanner.options import (
-    numbers,
-    parse_detectors,
-    parse_image_size,
-    parse_limits,
-    parse_target_classes,
-)
 
 app = typer.Typer(
     help="Tell whether an image classifier in an ONNX file hides a backdoor.\n\n"
@@ -38,207 +30,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's tables cut option names on a narrow terminal
 )
+app.command(epilog=EXPLANATION)(scan.scan)
+app.command()(inspect.inspect)
+app.command()(export.export)
+app.command()(doctor.doctor)
 COMMANDS = ("scan", "inspect", "export", "doctor")
 _GLOBAL_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
-
-Format = Annotated[str, typer.Option("--format", help="text, json or jsonl.", metavar="FORMAT")]
-ImageSize = Annotated[
-    str | None, typer.Option(help="HEIGHTxWIDTH, for a model that leaves it free.")
-]
-OutputName = Annotated[
-    str | None, typer.Option("--output", help="Name of the model's output to use.")
-]
-FileLimit = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit",
-        metavar="NAME=VALUE",
-        help="Allow a model file more, such as nodes=200k; an unknown NAME lists all.",
-    ),
-]
 
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
-
-
-@app.command(epilog=EXPLANATION)
-def scan(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files, or folders of them.")],
-    clean_dir: Annotated[
-        Path, typer.Option(help="Clean images: DIR/<class>/<image>, or DIR/<image>.")
-    ],
-    format: Format = "text",
-    out_dir: Annotated[
-        Path | None, typer.Option(help="Where result files go.  [default: bdscan-results]")
-    ] = None,
-    target_classes: Annotated[
-        str | None, typer.Option(help="Putative target classes, such as 0,3,5-9.  [default: all]")
-    ] = None,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(min=0, help="Bound on one model's scan; over it: inconclusive."),
-    ] = None,
-    detectors: Annotated[str, typer.Option(help="Searches to run.", metavar="NAME,...")] = ",".join(
-        DETECTORS
-    ),
-    schedule: Annotated[
-        str, typer.Option(help="Of l_red: fast, or paper: Algorithm 1 to the letter (slow).")
-    ] = "fast",
-    images_per_class: Annotated[
-        int, typer.Option(min=1, help="Clean images of each class that the search uses.")
-    ] = 8,
-    labels: Annotated[
-        Path | None, typer.Option(help="File with one class name per line, in class order.")
-    ] = None,
-    preprocess: Annotated[
-        Path | None, typer.Option(help="JSON file: pixel_range, mean, std, channel_order.")
-    ] = None,
-    pixel_range: Annotated[
-        float | None, typer.Option(help="1 or 255: the largest pixel before mean and std.")
-    ] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
-    channel_order: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
-    image_size: ImageSize = None,
-    output_name: OutputName = None,
-    limit: FileLimit = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    significance: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest calibrated p-value that counts.")
-    ] = 0.05,
-    min_ratio_to_median: Annotated[
-        float | None,
-        typer.Option(help="Smallest r_max/median that counts.  [default: 2 to 3, by K]"),
-    ] = None,
-    min_ratio_to_second: Annotated[
-        float, typer.Option(help="Smallest r_max/r_2 that counts.")
-    ] = 1.6,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Report only.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bars.")] = False,
-) -> int:
-    """Search each model for a backdoor and give a verdict."""
-    _one_of("--format", format, ("text", "json", "jsonl"))
-    _one_of("--schedule", schedule, ("fast", "paper"))
-    config = ScanConfig(
-        detectors=parse_detectors(detectors),
-        l_red=LRedConfig(schedule=schedule),
-        verdict=VerdictConfig(significance, min_ratio_to_median, min_ratio_to_second),
-        preprocessing=PreprocessingOptions(
-            pixel_range=pixel_range,
-            mean=numbers("--mean", mean),
-            std=numbers("--std", std),
-            channel_order=channel_order,
-            file=str(preprocess) if preprocess else None,
-        ),
-        limits=parse_limits(limit or ()),
-        images_per_class=images_per_class,
-        target_classes=parse_target_classes(target_classes),
-        max_seconds=max_seconds,
-        labels=str(labels) if labels else None,
-        output=output_name,
-        image_size=parse_image_size(image_size),
-        device=device,
-        seed=seed,
-    )
-    from scanner.command import run_scan
-    from scanner.progress import Silent, Teller
-
-    watcher = Silent() if quiet else Teller(bars=not no_progress, verbose=verbose)
-    return run_scan(models, clean_dir, config, format, out_dir, watcher)
-
-
-@app.command()
-def inspect(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
-    clean_dir: Annotated[
-        Path | None, typer.Option(help="Clean images to find the preprocessing with.")
-    ] = None,
-    format: Format = "text",
-    image_size: ImageSize = None,
-    output_name: OutputName = None,
-    limit: FileLimit = None,
-) -> int:
-    """Show a model's inputs, outputs, operators, unsupported ones and preprocessing."""
-    _one_of("--format", format, ("text", "json"))
-    if not model.exists():
-        raise UsageError(f"model {model} does not exist")
-    from converters import ConverterError
-    from scanner.inspection import inspect_model
-
-    config = ScanConfig(
-        limits=parse_limits(limit or ()),
-        output=output_name,
-        image_size=parse_image_size(image_size),
-    )
-    try:
-        facts = inspect_model(model, config, clean_dir)
-    except ConverterError as error:
-        raise BdscanError(f"{model}: {error}", error.reason) from error
-    output.print_facts(facts, format)
-    return ExitCode.INCOMPLETE if facts["problem"] else ExitCode.NO_BACKDOOR_FOUND
-
-
-@app.command()
-def export(
-    factory: Annotated[
-        str, typer.Argument(metavar="MODULE:FACTORY", help="FACTORY() gives your torch module.")
-    ],
-    weights: Annotated[
-        Path, typer.Argument(help="safetensors, or a state dict that torch.save wrote.")
-    ],
-    out: Annotated[Path, typer.Argument(help="The ONNX file to write.")],
-    image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the images.")] = "224x224",
-    channels: Annotated[int, typer.Option(min=1, help="3, or 1 for gray images.")] = 3,
-    labels: Annotated[
-        Path | None, typer.Option(help="File with one class name per line, in class order.")
-    ] = None,
-    preprocess: Annotated[
-        Path | None, typer.Option(help="JSON file: pixel_range, mean, std, channel_order.")
-    ] = None,
-    pixel_range: Annotated[
-        float | None, typer.Option(help="1 or 255: the largest pixel before mean and std.")
-    ] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
-    channel_order: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
-    format: Format = "text",
-) -> int:
-    """Write your own torch module with its weights as an ONNX file; nothing is unpickled."""
-    _one_of("--format", format, ("text", "json"))
-    options = PreprocessingOptions(
-        pixel_range=pixel_range,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
-        channel_order=channel_order,
-        file=str(preprocess) if preprocess else None,
-    )
-    from scanner.exporting import export_module
-
-    facts = export_module(
-        factory,
-        weights,
-        out,
-        channels=channels,
-        image_size=parse_image_size(image_size) or (224, 224),
-        preprocessing=options,
-        class_names=labels,
-    )
-    output.print_facts(facts, format)
-    return ExitCode.NO_BACKDOOR_FOUND
-
-
-@app.command()
-def doctor(format: Format = "text") -> int:
-    """Show versions and which devices really work."""
-    _one_of("--format", format, ("text", "json"))
-    from scanner.doctor import examine
-
-    facts = examine()
-    output.print_facts(facts, format)
-    return ExitCode.INCOMPLETE if facts["problems"] else ExitCode.NO_BACKDOOR_FOUND
 
 
 @app.callback(invoke_without_command=True)
@@ -250,11 +51,6 @@ def _root(
 
         output.print_text(f"bdscan {tool()['version']}")
     return ExitCode.NO_BACKDOOR_FOUND
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{option} {value!r}: expected {', '.join(allowed)}")
 
 
 def with_command(arguments: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def test_only_main_imports_the_command_line() -> None:
 
 
 def test_only_the_command_line_imports_the_command() -> None:
-    assert importers_of("scanner.command") == {"scanner.cli"}
+    assert importers_of("scanner.command") == {"scanner.commands.scan"}
 
 
 @pytest.mark.parametrize("upper", ["scanning", "command", "cli", "store", "reports"])
