@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from scanner import output
-from scanner.commands import doctor, export, inspect, scan
+from scanner.commands import doctor, export, inspect, report, samples, scan
 from scanner.errors import BdscanError
 from scanner.exit_codes import EXPLANATION, ExitCode
 
@@ -31,10 +31,12 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's tables cut option names on a narrow terminal
 )
 app.command(epilog=EXPLANATION)(scan.scan)
+app.command(epilog=EXPLANATION)(samples.samples)
 app.command()(inspect.inspect)
 app.command()(export.export)
 app.command()(doctor.doctor)
-COMMANDS = ("scan", "inspect", "export", "doctor")
+app.command()(report.report)
+COMMANDS = ("scan", "samples", "inspect", "export", "doctor", "report")
 _GLOBAL_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
 
 

@@ -25,12 +25,14 @@ class LRedConfig:
     Attributes:
         schedule: "fast" solves problem (3) in at most 120 gradients a class; "paper" is
             Algorithm 1 to the letter.
+        weights: "annealed" (RED-A) by eqs. (7) and (8), or "uniform" (RED-U): fixed to w^(0).
         misclassification_fraction: the paper's pi.
         step_size: the paper's delta, an L2 norm on images in [0, 1]; the `paper` schedule's step.
         max_steps: the paper's tau_max, for the `paper` schedule.
     """
 
     schedule: str = "fast"
+    weights: str = "annealed"
     misclassification_fraction: float = 0.9
     step_size: float = 1e-4
     max_steps: int = 300_000

@@ -157,7 +157,10 @@ class _Search:
     def weigh(self, q: Floats) -> Floats:
         """Take q at the present v, update Q and w, and return w."""
         self.q = q
-        self.update_weights(q)
+        if self.config.weights == "uniform":
+            self.misclassification = float(self.uniform @ q)
+        else:
+            self.anneal(q)
         self.trace.append((self.norm, self.misclassification))
         return self.w
 
@@ -174,7 +177,8 @@ class _Search:
     def stop(self, reason: str) -> None:
         self.stop_reason = reason
 
-    def update_weights(self, q: Floats) -> None:
+    def anneal(self, q: Floats) -> None:
+        """Update Q and w by eqs. (6) to (8)."""
         raise NotImplementedError
 
     def step(self, direction: torch.Tensor) -> None:
@@ -184,7 +188,7 @@ class _Search:
 class _PaperSearch(_Search):
     """Algorithm 1 to the letter."""
 
-    def update_weights(self, q: Floats) -> None:
+    def anneal(self, q: Floats) -> None:
         self.misclassification = float(self.w @ q)
         if self.reached:  # line 5
             return
@@ -213,7 +217,7 @@ class _FastSearch(_Search):
     before: tuple[torch.Tensor, torch.Tensor] | None = None  # v and direction of the last step
     best: tuple[torch.Tensor, Floats, Floats, float] | None = None
 
-    def update_weights(self, q: Floats) -> None:
+    def anneal(self, q: Floats) -> None:
         self.w, self.misclassification = fixed_point_weights(
             q, self.uniform, self.config.misclassification_fraction
         )

@@ -44,6 +44,8 @@ class GroupMisclassification:
         deadline: `time.monotonic()` after which no further pass is begun.
         embed: how a trigger is embedded (see `scanner.triggers`); "(n, C, H, W)" below is one
             trigger for each of n target classes in the form that it takes.
+        sources: the only source class of each target, for a search over class pairs (eqs. 2 and
+            14); None: all classes but the target.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class GroupMisclassification:
         batch_images: int,
         deadline: float | None = None,
         embed: Embed = embed_additive,
+        sources: Sequence[int] | None = None,
     ) -> None:
         self.classifier = classifier
         self.embed = embed
@@ -64,10 +67,18 @@ class GroupMisclassification:
         self.images = torch.from_numpy(images).to(classifier.device)
         self.labels = torch.from_numpy(labels)
         self.image_gradients = 0
-        counts = np.bincount(labels, minlength=classifier.class_count).astype(np.float64)
-        self.counts = np.tile(counts, (len(self.targets), 1))
-        self.counts[np.arange(len(self.targets)), list(self.targets)] = 0
-        self._rows = [torch.nonzero(self.labels != t).flatten() for t in self.targets]
+        chosen = (
+            [self.labels != t for t in self.targets]
+            if sources is None
+            else [self.labels == s for s in sources]
+        )
+        self._rows = [torch.nonzero(rows).flatten() for rows in chosen]
+        self.counts = np.stack(
+            [
+                np.bincount(labels[rows.numpy()], minlength=classifier.class_count)
+                for rows in self._rows
+            ]
+        ).astype(np.float64)
 
     @property
     def device(self) -> torch.device:
