@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from scanner import output
-from scanner.commands import doctor, export, inspect, report, samples, scan
+from scanner.commands import config, doctor, export, inspect, report, samples, scan
 from scanner.errors import BdscanError
 from scanner.exit_codes import EXPLANATION, ExitCode
 
@@ -36,7 +36,8 @@ app.command()(inspect.inspect)
 app.command()(export.export)
 app.command()(doctor.doctor)
 app.command()(report.report)
-COMMANDS = ("scan", "samples", "inspect", "export", "doctor", "report")
+app.command()(config.config)
+COMMANDS = ("scan", "samples", "inspect", "export", "doctor", "report", "config")
 _GLOBAL_OPTIONS = ("--help", "--version", "--install-completion", "--show-completion")
 
 

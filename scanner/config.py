@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from converters import Limits
 
-DETECTORS = ("l_red", "mask_pattern", "maximum_margin")
-"""The searches of a scan, in the order in which they run."""
+DETECTORS = (
+    "maximum_margin",
+    "expected_transferability",
+    "mask_pattern",
+    "l_red",
+    "l_red_uniform",
+    "low_frequency",
+    "class_pairs",
+    "red_p",
+    "neural_cleanse",
+)
+"""All searches, the cheap ones first. `l_red` is the paper's RED-A, `l_red_uniform` RED-U."""
+
+DEFAULT_DETECTORS = DETECTORS[:-1]
+"""The searches of a scan unless others are named, in the order in which they run."""
 
 
 def _default_limits() -> Limits:
@@ -27,6 +40,8 @@ class LRedConfig:
             Algorithm 1 to the letter.
         weights: "annealed" (RED-A) by eqs. (7) and (8), or "uniform" (RED-U): fixed to w^(0).
         misclassification_fraction: the paper's pi.
+        refine_from: smallest median / minimum of the coarse norms from which the `fast` schedule
+            refines them; 0: always. Coarse norms are a few percent to a fifth too large.
         step_size: the paper's delta, an L2 norm on images in [0, 1]; the `paper` schedule's step.
         max_steps: the paper's tau_max, for the `paper` schedule.
     """
@@ -34,6 +49,7 @@ class LRedConfig:
     schedule: str = "fast"
     weights: str = "annealed"
     misclassification_fraction: float = 0.9
+    refine_from: float = 1.5
     step_size: float = 1e-4
     max_steps: int = 300_000
 
@@ -69,6 +85,82 @@ class MaximumMarginConfig:
     starts: int = 3
     steps: int = 40
     learning_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class TransferabilityConfig:
+    """Settings of expected transferability. The paper's: scale 1, patience 4, max_rounds 50.
+
+    Attributes:
+        images: how many images outside a target class are used, spread over their classes.
+        steps: gradients for one perturbation.
+        scale: perturbations are tried at this multiple of their size; None: 1.25 for fewer than 5
+            classes, else 2.
+        patience: an image is done after so many rounds in a row that carry no further image.
+        max_rounds: random starts for each image, at most. A new start hardly finds another way: on
+            one MNIST model with a backdoor ET was .39 after one, .43 after three.
+    """
+
+    images: int = 20
+    steps: int = 30
+    scale: float | None = None
+    patience: int = 1
+    max_rounds: int = 1
+
+
+@dataclass(frozen=True)
+class ClassPairsConfig:
+    """Settings of the searches over class pairs (L-RED eqs. 2 and 14).
+
+    Attributes:
+        images_per_class: clean images of the source class that the search for a perturbation (eq.
+            2) uses at most.
+        mask_images_per_class: the same of the search for a mask and pattern (eq. 14).
+        steps: of Adam, for masks; perturbations take the steps that they need.
+        all_pairs_up_to: with at most so many classes every pair is searched to the end.
+        sources_per_target: with more, so many pairs for each target class are, chosen by a short
+            search over all pairs.
+        screening_steps: of that short search, with one image of each source class.
+    """
+
+    images_per_class: int = 4
+    mask_images_per_class: int = 2
+    steps: int = 80
+    all_pairs_up_to: int = 20
+    sources_per_target: int = 3
+    screening_steps: int = 10
+
+
+@dataclass(frozen=True)
+class NeuralCleanseConfig:
+    """Settings of Neural Cleanse; the defaults are the authors'.
+
+    Attributes:
+        attack_success_threshold: L-RED's pi.
+        steps: passes over the images, at most.
+        batch_images: mini-batch size.
+        learning_rate: Adam's, on the numbers behind the tanh.
+        initial_cost: weight of ||m||_1 once the attack has succeeded `patience` times in a row.
+        patience: steps in a row before the cost moves.
+        cost_up, cost_down: factors by which it rises and falls.
+        gain: a step that does not bring the smallest size below so many times the former one is
+            no gain.
+        stop_patience: steps without gain, in a row, that end the search once the cost has gone
+            both up and down.
+        target_class_images: search on images of the target class too.
+    """
+
+    attack_success_threshold: float = 0.99
+    steps: int = 1000
+    batch_images: int = 32
+    learning_rate: float = 0.1
+    initial_cost: float = 1e-3
+    patience: int = 5
+    cost_up: float = 1.5
+    cost_down: float = 1.5**1.5
+    gain: float = 0.99
+    stop_patience: int = 10
+    target_class_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +211,8 @@ class ScanConfig:
 
     Attributes:
         detectors: names of the searches to run, of `DETECTORS`.
-        l_red, mask_pattern, maximum_margin, verdict, preprocessing: see their classes.
+        l_red, mask_pattern, maximum_margin, transferability, class_pairs, neural_cleanse, verdict,
+            preprocessing: see their classes.
         limits: what a model file may hold and ask for, see `converters.Limits`.
         images_per_class: how many correctly classified clean images of each class are used.
         target_classes: putative target classes to test; None: all.
@@ -132,10 +225,13 @@ class ScanConfig:
         seed: of every random draw.
     """
 
-    detectors: tuple[str, ...] = DETECTORS
+    detectors: tuple[str, ...] = DEFAULT_DETECTORS
     l_red: LRedConfig = field(default_factory=LRedConfig)
     mask_pattern: MaskPatternConfig = field(default_factory=MaskPatternConfig)
     maximum_margin: MaximumMarginConfig = field(default_factory=MaximumMarginConfig)
+    transferability: TransferabilityConfig = field(default_factory=TransferabilityConfig)
+    class_pairs: ClassPairsConfig = field(default_factory=ClassPairsConfig)
+    neural_cleanse: NeuralCleanseConfig = field(default_factory=NeuralCleanseConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     limits: Limits = field(default_factory=_default_limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -56,19 +56,29 @@ def utc(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-def configuration(config: ScanConfig) -> dict[str, Any]:
-    """Every setting with its value and whether it was given or is the default."""
-    return _with_origins(config, ScanConfig())
+def configuration(config: ScanConfig, origins: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Every setting with its value and where it comes from.
+
+    Args:
+        origins: such as "flag --seed", by the field's dotted name. A field that is not in it was
+            "given", unless it is the default.
+    """
+    return _with_origins(config, ScanConfig(), origins or {})
 
 
-def _with_origins(config: Any, default: Any) -> dict[str, Any]:
+def _with_origins(
+    config: Any, default: Any, origins: Mapping[str, str] | None = None, prefix: str = ""
+) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, usual = getattr(config, field.name), getattr(default, field.name)
+        path = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            result[field.name] = _with_origins(value, usual)
+            result[field.name] = _with_origins(value, usual, origins, f"{path}.")
         else:
-            origin = "default" if value == usual else "given"
+            # `--limit` states the section as a whole, of which most is the default.
+            whole = (origins or {}).get(prefix.rstrip("."), "given")
+            origin = (origins or {}).get(path, "default" if value == usual else whole)
             result[field.name] = {"value": value, "origin": origin}
     return result
 

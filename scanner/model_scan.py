@@ -13,17 +13,18 @@ import numpy.typing as npt
 
 from converters import OnnxClassifier, check_parity, prepare_classifier, read_model
 from scanner import describe
-from scanner.arms import TRIGGER_ARMS, Ready, Searched, search
+from scanner.arms import WITH_TRIGGERS, Ready, Searched, search
 from scanner.clean_set import CleanSet, CleanSetLoader
 from scanner.config import ScanConfig
 from scanner.corroboration import corroborate
 from scanner.errors import UsageError
+from scanner.gradient_checks import FORBIDDING, gradient_checks, robust_model
 from scanner.open_model import OutOfTimeError, check_time, load_clean_set, open_classifier, sample
 from scanner.plan import batch_size, plan_scan
 from scanner.progress import Watcher
 from scanner.reliability import accompanying_flags, forbidding_flags, model_flags
 from scanner.results import INCONCLUSIVE, DetectorResult, ModelReport, Note, NotRun
-from scanner.verdict import agreed, decide, suspects
+from scanner.verdict import decide, singled_out, suspects
 
 Labels = npt.NDArray[np.int64]
 
@@ -103,6 +104,11 @@ class ModelScan:
         other = [*model_flags(onnx, parity), *accompanying_flags(clean, used, targets)]
         where = str(self.loader.folder.path)
         stopping = [note for note in fatal if note.code != "few_classes"]
+        if not stopping:
+            with self._step("gradients", "checking the gradients"):
+                checked = gradient_checks(classifier, clean.images[chosen], labels[chosen])
+            fatal += [note for note in checked if note.code in FORBIDDING]
+            other += [note for note in checked if note.code not in FORBIDDING]
         report = replace(
             report,
             verdict=INCONCLUSIVE,
@@ -157,6 +163,7 @@ class ModelScan:
         self.seconds["search_seconds"] = round(time.monotonic() - begun, 3)
         return replace(
             report,
+            flags=(*report.flags, *_robustness(detectors, ready)),
             verdict=verdict,
             target_classes=accused,
             reasons=reasons,
@@ -173,30 +180,23 @@ class ModelScan:
     def _corroborate(
         self, ready: Ready, found: Sequence[Searched]
     ) -> tuple[tuple[DetectorResult, ...], Note | None]:
-        """(the detectors, with what corroboration says of their suspects; a note if it was late).
-
-        A suspect is tried with the triggers of the detectors that single it out themselves.
-        """
-        detectors = agreed([s.result for s in found], self.config.verdict)
-        wanted, late = suspects(detectors), None
-        for index, searched in enumerate(found):
-            result = detectors[index]
-            if not searched.estimates or result.statistics is None:
-                continue
-            if result.statistics.suspect not in wanted or not result.statistics.large:
-                continue
-            arm, suspect = TRIGGER_ARMS[result.name], result.statistics.suspect
-            begun = time.monotonic()
-            tried, spent = corroborate(arm, ready, searched.estimates, suspect, self.config)
-            seconds = round(result.seconds + time.monotonic() - begun, 3)
-            detectors[index] = replace(
-                result,
-                corroboration=tried,
-                image_gradients=result.image_gradients + spent,
-                seconds=seconds,
-            )
-            if not tried.corroborated and self._is_late():
-                late = Note("time_limit", "time ran out before the suspect class was corroborated")
+        """(the detectors with their suspects' corroboration, a note if it came too late)."""
+        detectors = [s.result for s in found]
+        for suspect in suspects(detectors):
+            for index in _witnesses(found, suspect):
+                result, begun = detectors[index], time.monotonic()
+                arm, estimates = WITH_TRIGGERS[result.name], found[index].estimates
+                tried, spent = corroborate(arm, ready, estimates, suspect, self.config)
+                detectors[index] = replace(
+                    result,
+                    corroboration=tried,
+                    image_gradients=result.image_gradients + spent,
+                    seconds=round(result.seconds + time.monotonic() - begun, 3),
+                )
+        tried_all = [d.corroboration for d in detectors if d.corroboration is not None]
+        late = None
+        if tried_all and not any(c.corroborated for c in tried_all) and self._is_late():
+            late = Note("time_limit", "time ran out before the suspect class was corroborated")
         return tuple(detectors), late
 
     def _not_run(self, why: Note) -> tuple[NotRun, ...]:
@@ -204,3 +204,22 @@ class ModelScan:
 
     def _is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+def _witnesses(found: Sequence[Searched], suspect: int) -> list[int]:
+    """Indices of the searches whose triggers to the suspect are tried: those that single it out,
+    else the one in which it is farthest from the others."""
+    ratios = {}
+    for index, searched in enumerate(found):
+        triggers = {e.target_class for e in searched.estimates if e.found}
+        values = {c.target_class: c.statistic for c in searched.result.classes if c.statistic}
+        if suspect in triggers and suspect in values:
+            ratios[index] = values[suspect] / float(np.median(list(values.values())))
+    own = [index for index in ratios if suspect in singled_out(found[index].result)]
+    return own or sorted(ratios, key=lambda index: -ratios[index])[:1]
+
+
+def _robustness(detectors: Sequence[DetectorResult], ready: Ready) -> tuple[Note, ...]:
+    """Whether L-RED's norms are so large that nothing can be said."""
+    norms = [c.norm for d in detectors if d.name == "l_red" for c in d.classes if c.norm]
+    return robust_model(norms, int(np.prod(ready.classifier.image_shape))) if norms else ()

@@ -17,12 +17,13 @@ from scanner.exit_codes import ExitCode
 from scanner.results import VERDICTS
 
 _documents = 0  # JSON documents on standard output so far; there must be exactly one
+_promised = False  # a document is wanted, though the arguments do not say so
 
 
 def prepare_streams() -> None:
     """Make both streams usable: a closed one goes nowhere, odd characters are escaped."""
-    global _documents
-    _documents = 0
+    global _documents, _promised
+    _documents, _promised = 0, False
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -34,6 +35,12 @@ def prepare_streams() -> None:
 def printable(text: str) -> str:
     """Text on one line without control characters, so that it can't forge a report's lines."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def promise_json() -> None:
+    """Standard output will hold one JSON document: the environment or a file wants it."""
+    global _promised
+    _promised = True
 
 
 def complain(message: str) -> None:
@@ -48,7 +55,7 @@ def complain(message: str) -> None:
 def fail(arguments: Sequence[str], code: str, message: str, exit_code: ExitCode) -> ExitCode:
     """One line on standard error; with `--format json` a document on standard output too."""
     complain(message)
-    if wants_json(arguments) and not _documents:
+    if (_promised or wants_json(arguments)) and not _documents:
         print_json(
             {
                 "schema_version": "1",

@@ -6,15 +6,19 @@ import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from scanner.arms import L_RED, MAXIMUM_MARGIN, TRIGGER_ARMS, Ready, first_of_each_class
+from scanner.arms import WITH_TRIGGERS, Ready
+from scanner.arms.pairs import MAX_PAIR_CLASSES, PAIR_ARMS
 from scanner.classifier import Classifier
 from scanner.config import ScanConfig
 from scanner.detectors.misclassification import GroupMisclassification
 
 ACTIVATION_BYTES = 1.5e9  # what one forward and backward pass may hold
 MAX_BATCH = 2048
+_FOLLOWING_L_RED = {"l_red", "l_red_uniform", "low_frequency", "red_p"}
 FAST_EVALUATIONS = 75  # gradient evaluations a class, from tests/benchmarks; at most 120
 
 
@@ -41,7 +45,7 @@ class Plan:
 def plan_scan(ready: Ready, config: ScanConfig) -> Plan:
     """Count the gradients that the detectors will need, and time one pass."""
     gradients = sum(_gradients(name, ready, config) for name in config.detectors)
-    known = "l_red" not in config.detectors or config.l_red.schedule == "fast"
+    known = config.l_red.schedule == "fast" or not _FOLLOWING_L_RED & set(config.detectors)
     seconds = gradients * _seconds_each(ready) if known else None
     return Plan(
         config.detectors,
@@ -54,11 +58,39 @@ def plan_scan(ready: Ready, config: ScanConfig) -> Plan:
 
 def _gradients(name: str, ready: Ready, config: ScanConfig) -> int:
     """Image gradients of one detector."""
-    if name == MAXIMUM_MARGIN:
-        return len(ready.targets) * config.maximum_margin.starts * config.maximum_margin.steps
-    some = first_of_each_class(ready.labels, TRIGGER_ARMS[name].images_per_class(config))
-    rows = sum(int((ready.labels[some] != target).sum()) for target in ready.targets)
-    return rows * (FAST_EVALUATIONS if name == L_RED else config.mask_pattern.steps)
+    targets = len(ready.targets)
+    if name == "maximum_margin":
+        return targets * config.maximum_margin.starts * config.maximum_margin.steps
+    if name == "expected_transferability":
+        settings = config.transferability
+        images = min(settings.images, len(ready.images))
+        return targets * images * settings.steps * settings.max_rounds
+    some = ready.first_of_each_class(WITH_TRIGGERS[name].images_per_class(config)).labels
+    if name in PAIR_ARMS:
+        return _pair_gradients(name, ready, some, config)
+    rows = sum(int((some != target).sum()) for target in ready.targets)
+    return rows * _evaluations(name, config)
+
+
+def _evaluations(name: str, config: ScanConfig) -> int:
+    """Expected gradient evaluations of one target class."""
+    steps = {"mask_pattern": config.mask_pattern.steps, "class_pairs": config.class_pairs.steps}
+    return steps.get(name, FAST_EVALUATIONS)
+
+
+def _pair_gradients(
+    name: str, ready: Ready, labels: npt.NDArray[np.int64], config: ScanConfig
+) -> int:
+    """Image gradients of a search over pairs, and of the short one before it."""
+    settings, classes = config.class_pairs, ready.classifier.class_count
+    if classes > MAX_PAIR_CLASSES:
+        return 0
+    rows, screening = sum(int((labels != target).sum()) for target in ready.targets), 0
+    if classes > settings.all_pairs_up_to:
+        sources = len(np.unique(labels))
+        screening = sources * len(ready.targets) * settings.screening_steps
+        rows = round(rows * settings.sources_per_target / max(sources - 1, 1))
+    return screening + rows * _evaluations(name, config)
 
 
 def _seconds_each(ready: Ready) -> float:

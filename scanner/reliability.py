@@ -75,7 +75,7 @@ def model_flags(onnx: OnnxClassifier, parity: Parity) -> list[Note]:
     flags = []
     if onnx.other_outputs:
         names = ", ".join(onnx.other_outputs)
-        what = f"output {onnx.output_name} is scanned, not {names}, which --output scans"
+        what = f"output {onnx.output_name} is scanned, not {names}, which --output-name scans"
         flags.append(Note("other_outputs", what))
     if onnx.training_mode_forced:
         what = "the model is in training mode; it was scanned in inference mode"

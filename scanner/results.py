@@ -11,11 +11,18 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from scanner.evidence import (
+    Arrays,
+    ClassResult,
+    Corroboration,
+    DetectorResult,
+    MappingResult,
+    PublishedTest,
+    Statistics,
+    ThresholdTest,
+)
 
 SCHEMA_VERSION = "1"
 
@@ -152,122 +159,22 @@ class ParityInfo:
 
 
 @dataclass(frozen=True)
-class ClassResult:
-    """One detector's search for one putative target class. What a detector has not is None.
+class Waived:
+    """What somebody has accepted about a model, for a time (see `scanner.waivers`).
 
     Attributes:
-        target_class: t.
-        status: "found", or "censored": the search was stopped before it succeeded.
-        stop_reason: why the search ended.
-        norm: of the trigger: `l_red` ||v_t||_2 on images in [0, 1], a lower bound if censored;
-            `mask_pattern` ||m_t||_1 in pixels.
-        statistic: r_t, larger is more suspicious: 1 / norm, or the margin in logits.
-        misclassification: Q_t reached, by torch.
-        runtime_difference: images on which ONNX Runtime and torch disagree whether the trigger
-            carries them to t.
-        source_weights: w, by source class.
-        source_fractions: q_st, by source class.
-        gradient_evaluations: gradients of this class's objective.
-        images: images used.
-        clipped_share: share of perturbed pixels that clipping to [0, 1] cut.
+        verdict: the verdict accepted, or None.
+        target_class: the accused class accepted, or None.
+        reason: why.
+        expires: the last day on which it holds, as in "2027-01-31".
+        expired: that day was over when the model was scanned, so it counts as none.
     """
 
-    target_class: int
-    status: str
-    stop_reason: str
-    norm: float | None
-    statistic: float | None
-    gradient_evaluations: int
-    misclassification: float | None = None
-    runtime_difference: int | None = None
-    source_weights: tuple[float, ...] = ()
-    source_fractions: tuple[float, ...] = ()
-    images: int = 0
-    clipped_share: float | None = None
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """The outlier test over the target classes (see `scanner.statistics`).
-
-    Attributes:
-        suspect: target class of r_max.
-        paper_p: the paper's order-statistic p-value; 0 where it is below 1e-300.
-        log10_paper_p: its decimal logarithm.
-        calibrated_p: bootstrap-calibrated p-value.
-        ratio_to_median, ratio_to_second: r_max / median of r, r_max / second largest r.
-        significance, required_ratio_to_median, required_ratio_to_second: the thresholds.
-        significant, large: whether each of the two keys turned.
-        classes_tested, classes_censored: how many target classes.
-    """
-
-    suspect: int
-    paper_p: float
-    log10_paper_p: float
-    calibrated_p: float
-    ratio_to_median: float
-    ratio_to_second: float
-    significance: float
-    required_ratio_to_median: float
-    required_ratio_to_second: float
-    significant: bool
-    large: bool
-    classes_tested: int
-    classes_censored: int
-
-
-@dataclass(frozen=True)
-class Corroboration:
-    """Does the suspect class's trigger, found on one half of the images, carry the other half?
-
-    Attributes:
-        target_class: the suspect.
-        held_out_rate: share of held-out images carried to the suspect class, class-weighted, mean
-            over both halves.
-        best_other_rate: the same for other classes' triggers rescaled to the same norm: the
-            largest.
-        required_rate: smallest held_out_rate that counts.
-        corroborated: held_out_rate is at least that, and above best_other_rate.
-    """
-
-    target_class: int
-    held_out_rate: float
-    best_other_rate: float
-    required_rate: float
-    corroborated: bool
-
-
-@dataclass(frozen=True)
-class DetectorResult:
-    """All that one detector found out about a model."""
-
-    name: str
-    settings: Mapping[str, Any]
-    classes: tuple[ClassResult, ...]
-    statistics: Statistics | None
-    corroboration: Corroboration | None
-    image_gradients: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """One target class's arrays for HDF5, None for what a detector has not.
-
-    Attributes:
-        trace: (evaluations, 2): size and Q; for `maximum_margin` the largest and smallest margin.
-        source_weights: (K,).
-        perturbation: (C, H, W), added to images in [0, 1].
-        mask, pattern: (H, W) and (C, H, W), in [0, 1].
-        image: (C, H, W) in [0, 1], where the margin is largest.
-    """
-
-    trace: npt.NDArray[np.float64]
-    source_weights: npt.NDArray[np.float64] | None = None
-    perturbation: npt.NDArray[np.float32] | None = None
-    mask: npt.NDArray[np.float32] | None = None
-    pattern: npt.NDArray[np.float32] | None = None
-    image: npt.NDArray[np.float32] | None = None
+    verdict: str | None
+    target_class: int | None
+    reason: str
+    expires: str
+    expired: bool
 
 
 @dataclass(frozen=True)
@@ -293,6 +200,8 @@ class ModelReport:
     finished: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
+    waivers: tuple[Waived, ...] = ()
+    suppressed: bool = False  # by waivers: the verdict stands, the exit code passes over it
     schema_version: str = SCHEMA_VERSION
     arrays: Mapping[str, Mapping[int, Arrays]] = field(default_factory=dict, repr=False)
 
@@ -338,3 +247,35 @@ def plain(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+__all__ = [
+    "BACKDOOR_FOUND",
+    "ERROR",
+    "INCONCLUSIVE",
+    "NO_BACKDOOR_FOUND",
+    "SCHEMA_VERSION",
+    "SKIPPED",
+    "VERDICTS",
+    "Arrays",
+    "ClassResult",
+    "CleanClass",
+    "CleanSetInfo",
+    "Corroboration",
+    "DetectorResult",
+    "MappingResult",
+    "ModelInfo",
+    "ModelReport",
+    "NotRun",
+    "Note",
+    "ParityInfo",
+    "PreprocessingInfo",
+    "PublishedTest",
+    "ScanReport",
+    "Statistics",
+    "Tensor",
+    "ThresholdTest",
+    "Waived",
+    "plain",
+    "to_json",
+]

@@ -43,13 +43,24 @@ def base_name(report: ModelReport) -> str:
     of_path = hashlib.sha256(os.fsencode(report.model.path)).hexdigest()
     clean = report.clean_set
     labels = [clean.digest, clean.label_rule] if clean else []
+    values = _values(report.configuration)
+    if clean:
+        values.pop("clean_dir", None)  # its digest says more; without one it tells two rows apart
     # The path counts too: the same bytes in two folders may have two sidecars.
     text = json.dumps(
-        [of_path, report.configuration, report.seed, labels, plain(report.preprocessing)],
+        [of_path, values, report.seed, labels, plain(report.preprocessing)],
         sort_keys=True,
     )
     setting = hashlib.sha256(text.encode()).hexdigest()
     return f"{stem}-{(report.model.sha256 or of_path)[:12]}-{setting[:8]}"
+
+
+def _values(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A report's configuration without the origins: a flag and a file may say the same."""
+    return {
+        name: part["value"] if "value" in part else _values(part)
+        for name, part in configuration.items()
+    }
 
 
 def save(report: ModelReport, folder: Path) -> ModelReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -36,6 +37,39 @@ def embed_mask_pattern(images: torch.Tensor, mask_and_pattern: torch.Tensor) -> 
     """
     mask, pattern = mask_and_pattern[..., :1, :, :], mask_and_pattern[..., 1:, :, :]
     return images + mask * (pattern - images)
+
+
+LOW_FREQUENCIES = 6  # of the discrete cosine transform, along each axis
+
+
+def embed_low_frequency(images: torch.Tensor, perturbation: torch.Tensor) -> torch.Tensor:
+    """`embed_additive` of a perturbation's smooth part: its lowest frequencies.
+
+    What is left are the `LOW_FREQUENCIES` lowest of the orthonormal DCT-II along each axis. A
+    smooth trigger keeps its norm; the small perturbations that flip any image need high
+    frequencies.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        perturbation: (C, H, W), or (N, C, H, W) with one for each image.
+    """
+    return embed_additive(images, smooth_part(perturbation))
+
+
+def smooth_part(perturbation: torch.Tensor) -> torch.Tensor:
+    """(..., H, W) projected on the lowest frequencies; an orthogonal projection."""
+    height, width = perturbation.shape[-2:]
+    return _projection(height).to(perturbation) @ perturbation @ _projection(width).to(perturbation)
+
+
+@functools.lru_cache(maxsize=8)
+def _projection(size: int) -> torch.Tensor:
+    """(size, size), the projection on the first cosines."""
+    place, frequency = torch.arange(size)[:, None], torch.arange(min(size, LOW_FREQUENCIES))[None]
+    cosines = torch.cos(torch.pi * (place + 0.5) * frequency / size)
+    cosines = cosines / cosines.norm(dim=0)
+    projection: torch.Tensor = cosines @ cosines.T
+    return projection
 
 
 def scale_additive(perturbation: torch.Tensor, factor: float) -> torch.Tensor:

@@ -2,15 +2,14 @@
 
 Each detector's largest statistic has two keys: it is significant (calibrated p), and it is far
 from the others (effect size). A class is suspected where one detector turns both, or where two
-agree on it by effect size. It is accused if, besides, a trigger found for it carries held-out
-images. One key alone is `inconclusive`; and what could hide a class forbids `no_backdoor_found`.
+of different kinds agree on it by effect size. It is accused if, besides, a trigger found for it
+carries held-out images. One key alone is `inconclusive`; and what could hide a class forbids
+`no_backdoor_found`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from scanner.results import (
     ClassResult,
     Corroboration,
     DetectorResult,
+    MappingResult,
     Note,
     Statistics,
 )
@@ -31,8 +31,22 @@ MIN_IMAGES = 16  # usable images outside the target class; fewer: no verdict
 LOW_EVIDENCE_IMAGES = 40  # fewer: a verdict, with a flag
 MAX_CENSORED_SHARE = 0.2
 MAX_RUNTIME_DIFFERENCE = 2  # images on which the engines may disagree about a trigger
-AGREEING_DETECTORS = 2  # so many suspect a class by effect size alone
-UNANIMOUS_DETECTORS = 3  # so many that single out one class need not share the significance
+AGREEING_KINDS = 2  # so many kinds of search suspect a class by effect size alone
+ALL_TO_ALL_RATE = 0.5  # of held-out images; clean models .12 at most, attacked ones .88 and .96
+FAMILIES = {
+    "l_red": "perturbation",
+    "l_red_uniform": "perturbation",
+    "low_frequency": "perturbation",
+    "red_p": "perturbation",
+    "mask_pattern": "mask",
+    "class_pairs": "mask",
+    "neural_cleanse": "mask",
+}
+"""The kind of search that a detector is; one that is not named here is a kind of its own."""
+AUXILIARY = ("low_frequency", "class_pairs", "red_p")
+"""Searches in which clean models, too, have classes that stand out: a smooth change makes an 8 of
+any digit, similar classes are near one another. They accuse as the others do, but one key of
+theirs, or several outliers, is no reason to doubt."""
 
 
 def evaluate_statistics(
@@ -73,33 +87,40 @@ def evaluate_statistics(
     )
 
 
-def agreed(detectors: Sequence[DetectorResult], config: VerdictConfig) -> list[DetectorResult]:
-    """The detectors, each tested at the whole significance if all single out the same class.
-
-    Three independent ones do so by chance once in K^2 times. They are not quite independent: a
-    class that is easy by nature is so for all, which is why distance and corroboration decide.
-    """
-    tested = [d.statistics for d in detectors]
-    named = {s.suspect for s in tested if s is not None}
-    if len(detectors) < UNANIMOUS_DETECTORS or None in tested or len(named) > 1:
-        return list(detectors)
-    whole = config.significance
-    return [
-        replace(
-            d,
-            statistics=replace(s, significance=whole, significant=s.calibrated_p < whole),
-        )
-        for d in detectors
-        if (s := d.statistics) is not None
-    ]
-
-
 def suspects(detectors: Sequence[DetectorResult]) -> tuple[int, ...]:
-    """The target classes to accuse if a trigger of theirs is corroborated, ascending."""
+    """The target classes to accuse if a trigger of theirs is corroborated, ascending.
+
+    Evidence of one kind (see `FAMILIES`) is counted once: searches of the same kind err together.
+    """
     tested = [d.statistics for d in detectors if d.statistics is not None]
-    far = Counter(s.suspect for s in tested if s.large)
-    agreed = {target for target, count in far.items() if count >= AGREEING_DETECTORS}
-    return tuple(sorted(agreed | {s.suspect for s in tested if s.significant and s.large}))
+    both_keys = {s.suspect for s in tested if s.significant and s.large}
+    for detector in detectors:  # with few classes nothing else has a test
+        if detector.threshold is not None and len(detector.classes) < MIN_CLASSES:
+            both_keys |= set(detector.threshold.suspects)
+    far: dict[int, set[str]] = {}
+    for detector in detectors:
+        for target in singled_out(detector):
+            far.setdefault(target, set()).add(FAMILIES.get(detector.name, detector.name))
+    agreed = {target for target, kinds in far.items() if len(kinds) >= AGREEING_KINDS}
+    return tuple(sorted(both_keys | agreed))
+
+
+def singled_out(detector: DetectorResult) -> tuple[int, ...]:
+    """The target classes that are far from the others by a detector's effect size."""
+    if detector.threshold is not None:
+        return detector.threshold.suspects
+    s = detector.statistics
+    return (s.suspect,) if s is not None and s.large else ()
+
+
+def is_all_to_all(rate: float, destinations: int, classes: int) -> bool:
+    """Whether the mapping of classes under one trigger is an all-to-all attack's.
+
+    Args:
+        rate, destinations: see `MappingResult`.
+        classes: K.
+    """
+    return rate >= ALL_TO_ALL_RATE and destinations >= max(3, classes // 2)
 
 
 def decide(
@@ -115,22 +136,27 @@ def decide(
         class_count: K; with fewer target classes searched nothing is said of the others. None: all
             were.
     """
-    doubts = [*unreliable, *_doubts(detectors, {note.code for note in unreliable})]
+    said = {note.code for note in unreliable}
+    doubts = [*unreliable, *_doubts(detectors, said)]
+    evidence = [note for d in detectors for note in _describe(d)]
+    accused, reasons = _accuse(detectors)
     if doubts:
+        few = {"few_classes", "no_statistics"}
+        told = {t for d in detectors if d.threshold is not None for t in d.threshold.suspects}
+        anyway = tuple(t for t in accused if t in told)
+        if anyway and all(note.code in few for note in doubts):
+            return BACKDOOR_FOUND, anyway, (*evidence, *reasons)
         return INCONCLUSIVE, (), tuple(doubts)
-    evidence = [_describe(d.name, d.statistics) for d in detectors if d.statistics is not None]
-    tried = [(d.name, d.corroboration) for d in detectors if d.corroboration is not None]
-    accused = tuple(
-        t
-        for t in suspects(detectors)
-        if any(c.corroborated and c.target_class == t for _, c in tried)
-    )
-    if suspects(detectors):
-        reasons = [_describe_corroboration(name, c) for name, c in tried]
-        if not reasons:
-            reasons = [Note("not_corroborated", "the shortcut's origin is unknown")]
-        return BACKDOOR_FOUND if accused else INCONCLUSIVE, accused, (*evidence, *reasons)
-    half = [_one_key(d.name, s) for d in detectors if (s := d.statistics) and _turns_one_key(s)]
+    if accused:
+        return BACKDOOR_FOUND, accused, (*evidence, *reasons)
+    if reasons:
+        return INCONCLUSIVE, (), (*evidence, *reasons)
+    half = [
+        _one_key(d.name, s)
+        for d in detectors
+        if (s := d.statistics) and _turns_one_key(s) and d.name not in AUXILIARY
+    ]
+    half += [_alone(d) for d in detectors if d.threshold is not None and d.threshold.suspects]
     if half:
         return INCONCLUSIVE, (), (*evidence, *half)
     hidden = [note for d in detectors for note in _could_hide(d)]
@@ -143,13 +169,32 @@ def decide(
     return NO_BACKDOOR_FOUND, (), tuple(evidence)
 
 
+def _accuse(detectors: Sequence[DetectorResult]) -> tuple[tuple[int, ...], list[Note]]:
+    """(accused target classes, what speaks for and against the suspects)."""
+    for detector in detectors:
+        if detector.mapping is not None and detector.mapping.all_to_all:
+            targets = sorted(t for t in detector.mapping.mapping if t >= 0)
+            return tuple(targets), [_describe_mapping(detector.name, detector.mapping)]
+    named = suspects(detectors)
+    if not named:
+        return (), []
+    tried = [(d.name, d.corroboration) for d in detectors if d.corroboration is not None]
+    accused = tuple(
+        t for t in named if any(c.corroborated and c.target_class == t for _, c in tried)
+    )
+    reasons = [_describe_corroboration(name, c) for name, c in tried]
+    if not accused:
+        reasons.append(Note("unknown_origin", "a shortcut of unknown origin: not corroborated"))
+    return accused, reasons
+
+
 def _doubts(detectors: Sequence[DetectorResult], said: set[str]) -> list[Note]:
     """What forbids any verdict, apart from the codes in `said`."""
     doubts = []
     for detector in detectors:
         doubts += [note for note in _unfinished(detector) if note.code not in said]
         said = said | {note.code for note in doubts}
-    if all(d.statistics is None for d in detectors):
+    if all(d.statistics is None and d.threshold is None for d in detectors):
         message = "fewer than 3 target classes have a norm: there is nothing to compare with"
         doubts.append(Note("no_statistics", message))
     for detector in detectors:
@@ -189,7 +234,36 @@ def _unfinished(detector: DetectorResult) -> list[Note]:
     return []
 
 
-def _describe(name: str, s: Statistics) -> Note:
+def _describe(detector: DetectorResult) -> list[Note]:
+    """What a detector's test says, one note or none."""
+    name, s, t = detector.name, detector.statistics, detector.threshold
+    if t is not None:
+        passed = ", ".join(map(str, t.suspects)) or "no class"
+        message = (
+            f"{name}: {passed} passes; the largest, {t.value:.2f}, is class {t.suspect}'s (needed: "
+            f"{t.threshold:g} and three times the median, {t.median:.2f})"
+        )
+        return [Note("shared_perturbations" if t.suspects else "largest_statistic", message)]
+    return [] if s is None else [_describe_statistics(name, s)]
+
+
+def _describe_mapping(name: str, m: MappingResult) -> Note:
+    return Note(
+        "all_to_all",
+        f"{name}: the trigger from class {m.source_class} to class {m.target_class} carries all "
+        f"classes, each to another one: {m.rate:.0%} of the held-out images of {m.classes} classes "
+        f"(at least {ALL_TO_ALL_RATE:.0%})",
+    )
+
+
+def _alone(detector: DetectorResult) -> Note:
+    return Note(
+        "not_significant",
+        f"{detector.name}: suspects a class, but no other kind of detector says the same",
+    )
+
+
+def _describe_statistics(name: str, s: Statistics) -> Note:
     paper = f"{s.paper_p:.2g}" if s.log10_paper_p >= -300 else "<1e-300"
     outlier = "an outlier" if s.significant and s.large else "no outlier"
     if s.significant != s.large:
@@ -213,7 +287,7 @@ def _one_key(name: str, s: Statistics) -> Note:
     return Note(
         "not_significant",
         f"{name}: far from the other classes, but not at p < {s.significance:.2g}, and no other "
-        "detector says the same",
+        "kind of detector says the same",
     )
 
 
@@ -223,12 +297,15 @@ def _describe_corroboration(name: str, c: Corroboration) -> Note:
         "corroborated" if c.corroborated else "not_corroborated",
         f"{name}: the trigger to class {c.target_class} found on one half of the images {verb} the "
         f"other half: {c.held_out_rate:.0%} (at least {c.required_rate:.0%}, and more than other "
-        f"classes' triggers of the same size: {c.best_other_rate:.0%})",
+        f"classes' triggers of the same size: there {c.best_other_rate:.0%}, to their own classes "
+        f"{c.typical_own_rate:.0%})",
     )
 
 
 def _could_hide(detector: DetectorResult) -> list[Note]:
     """Why a target class may have stayed hidden from a detector."""
+    if detector.name in AUXILIARY:
+        return []
     s = detector.statistics
     hidden = [] if s is None else _several_large(detector.name, s)
     bounded = any(c.norm is not None and c.status != "found" for c in detector.classes)

@@ -2,104 +2,110 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from scanner.commands.options import FileLimit, Format, ImageSize, OutputName, one_of
-from scanner.config import DETECTORS, LRedConfig, PreprocessingOptions, ScanConfig, VerdictConfig
-from scanner.options import (
-    numbers,
-    parse_detectors,
-    parse_image_size,
-    parse_limits,
-    parse_target_classes,
-)
+from scanner import output
+from scanner.commands.options import ConfigFile, Isolated, with_settings
+from scanner.digests import read_digests
+from scanner.settings import DEFAULT, Value, merge, origins, scan_config
+from scanner.settings_file import SettingsFile, read_settings_file
+from scanner.targets import find_targets
 
 
+@with_settings
 def scan(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files, or folders of them.")],
-    clean_dir: Annotated[
-        Path, typer.Option(help="Clean images: DIR/<class>/<image>, or DIR/<image>.")
-    ],
-    format: Format = "text",
-    out_dir: Annotated[
-        Path | None, typer.Option(help="Where result files go.  [default: bdscan-results]")
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="ONNX files, folders of them, patterns in quotes such as '**/*.onnx', or - for a "
+            "list on standard input.",
+            show_default=False,
+        ),
     ] = None,
-    target_classes: Annotated[
-        str | None, typer.Option(help="Putative target classes, such as 0,3,5-9.  [default: all]")
+    from_file: Annotated[
+        str | None,
+        typer.Option(
+            "--from-file",
+            metavar="LIST",
+            help="Models, one a line, or CSV with the columns model, clean_dir, preprocess, "
+            "labels (all but model may be left out); - is standard input.",
+        ),
     ] = None,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(min=0, help="Bound on one model's scan; over it: inconclusive."),
-    ] = None,
-    detectors: Annotated[str, typer.Option(help="Searches to run.", metavar="NAME,...")] = ",".join(
-        DETECTORS
-    ),
-    schedule: Annotated[
-        str, typer.Option(help="Of l_red: fast, or paper: Algorithm 1 to the letter (slow).")
-    ] = "fast",
-    images_per_class: Annotated[
-        int, typer.Option(min=1, help="Clean images of each class that the search uses.")
-    ] = 8,
-    labels: Annotated[
-        Path | None, typer.Option(help="File with one class name per line, in class order.")
-    ] = None,
-    preprocess: Annotated[
-        Path | None, typer.Option(help="JSON file: pixel_range, mean, std, channel_order.")
-    ] = None,
-    pixel_range: Annotated[
-        float | None, typer.Option(help="1 or 255: the largest pixel before mean and std.")
-    ] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, such as 0.5,0.5,0.5.")] = None,
-    channel_order: Annotated[str | None, typer.Option(help="RGB or BGR.")] = None,
-    image_size: ImageSize = None,
-    output_name: OutputName = None,
-    limit: FileLimit = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    significance: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest calibrated p-value that counts.")
-    ] = 0.05,
-    min_ratio_to_median: Annotated[
-        float | None,
-        typer.Option(help="Smallest r_max/median that counts.  [default: 2 to 3, by K]"),
-    ] = None,
-    min_ratio_to_second: Annotated[
-        float, typer.Option(help="Smallest r_max/r_2 that counts.")
-    ] = 1.6,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Report only.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bars.")] = False,
+    null: Annotated[
+        bool, typer.Option("-0", "--null", help="Names in the list end with NUL.")
+    ] = False,
+    config: ConfigFile = None,
+    isolated: Isolated = False,
+    **given: Any,
 ) -> int:
     """Search each model for a backdoor and give a verdict."""
-    one_of("--format", format, ("text", "json", "jsonl"))
-    one_of("--schedule", schedule, ("fast", "paper"))
-    config = ScanConfig(
-        detectors=parse_detectors(detectors),
-        l_red=LRedConfig(schedule=schedule),
-        verdict=VerdictConfig(significance, min_ratio_to_median, min_ratio_to_second),
-        preprocessing=PreprocessingOptions(
-            pixel_range=pixel_range,
-            mean=numbers("--mean", mean),
-            std=numbers("--std", std),
-            channel_order=channel_order,
-            file=str(preprocess) if preprocess else None,
-        ),
-        limits=parse_limits(limit or ()),
-        images_per_class=images_per_class,
-        target_classes=parse_target_classes(target_classes),
-        max_seconds=max_seconds,
-        labels=str(labels) if labels else None,
-        output=output_name,
-        image_size=parse_image_size(image_size),
-        device=device,
-        seed=seed,
-    )
-    from scanner.command import run_scan
+    values, file = load_settings(given, config, isolated)
+    wanted = {name: found.value for name, found in values.items()}
+    if wanted["format"] == "json":
+        output.promise_json()
+    _tell_file(file, config, values["quiet"])
+    digests = read_digests(wanted["require_sha256"]) if wanted["require_sha256"] else None
+    clean_dir = _path(wanted["clean_dir"])
+    targets, empty = find_targets(models or (), from_file, null, clean_dir)
+    for line in empty:
+        output.complain(line)
+    read = [from_file, wanted["sarif_anchor"], *wanted["require_sha256"], file.path]
+    from scanner.command import Request, run_scan
     from scanner.progress import Silent, Teller
 
-    watcher = Silent() if quiet else Teller(bars=not no_progress, verbose=verbose)
-    return run_scan(models, clean_dir, config, format, out_dir, watcher)
+    request = Request(
+        targets=targets,
+        config=scan_config(values),
+        origins=origins(values),
+        clean_dir=clean_dir,
+        format=wanted["format"],
+        out_dir=_path(wanted["out_dir"]),
+        outputs=wanted["output"],
+        sarif_anchor=_path(wanted["sarif_anchor"]),
+        inputs=[Path(path) for path in read if path is not None],
+        fail_on=wanted["fail_on"],
+        exit_zero=wanted["exit_zero"],
+        digests=digests,
+        waivers=file.waivers,
+        quiet=wanted["quiet"],
+    )
+    watcher = Silent()
+    if not wanted["quiet"]:
+        watcher = Teller(bars=wanted["progress"], verbose=wanted["verbose"])
+    return run_scan(request, watcher)
+
+
+def load_settings(
+    flags: dict[str, Any], config: Path | None, isolated: bool
+) -> tuple[dict[str, Value], SettingsFile]:
+    """Every setting with its origin, and the configuration file that was read."""
+    today = datetime.now(UTC).date()
+    file = SettingsFile() if isolated else read_settings_file(config, today)
+    return merge(flags, os.environ, file.texts, file.path), file
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _tell_file(file: SettingsFile, named: Path | None, quiet: Value) -> None:
+    """Say which file was found, since whoever wrote the folder may have put it there.
+
+    `--quiet` does not silence this where the file could turn a failing exit code into 0, or where
+    it is the file that says so.
+    """
+    by_file = quiet.origin != DEFAULT and quiet.origin.startswith("file ")
+    if file.passed_over is not None:
+        output.complain(f"{file.passed_over}: [tool.bdscan] is not read: {file.path} goes first")
+    if file.path is None or named is not None:
+        return
+    if not quiet.value or by_file or file.changes_exit_codes:
+        found = [*file.texts, *([f"waivers ({len(file.waivers)})"] if file.waivers else [])]
+        stated = ", ".join(found) or "nothing"
+        output.complain(f"{file.path} states {stated} (--isolated reads no file)")

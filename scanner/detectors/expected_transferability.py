@@ -42,6 +42,7 @@ import numpy.typing as npt
 import torch
 
 from scanner.classifier import Classifier
+from scanner.config import TransferabilityConfig
 from scanner.triggers import embed_additive
 
 Floats = npt.NDArray[np.float64]
@@ -62,33 +63,6 @@ _START = 0.05  # norm of the random start, at 3x32x32 pixels; scaled with the sq
 _FIRST_NORM = 0.3  # likewise
 _STEP = (0.5, 0.05)  # first and last step, as shares of the norm
 _SHRINK = (0.3, 0.02)  # first and last change of the norm
-
-
-@dataclass(frozen=True)
-class TransferabilityConfig:
-    """Settings of expected transferability. The paper's: scale 1, patience 4, max_rounds 50.
-
-    Attributes:
-        images: how many images outside a target class are used, spread over their classes.
-        steps: gradients for one perturbation.
-        scale: perturbations are tried at this multiple of their size; None: 1.25 for fewer than 5
-            classes, else 2.
-        patience: an image is done after so many rounds in a row that carry no further image.
-        max_rounds: random starts for each image, at most. A new start hardly finds another way: on
-            one MNIST model with a backdoor ET was .39 after one, .43 after three.
-    """
-
-    images: int = 20
-    steps: int = 30
-    scale: float | None = None
-    patience: int = 1
-    max_rounds: int = 1
-
-    def scale_for(self, classes: int) -> float:
-        """The scale for a model of so many classes."""
-        if self.scale is not None:
-            return self.scale
-        return 1.25 if classes < FEW_CLASSES else 2.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +94,13 @@ class TransferEstimate:
     source_fractions: Floats
     stop_reason: str
     image_gradients: int
+
+
+def scale_for(classes: int, config: TransferabilityConfig) -> float:
+    """The scale for a model of so many classes."""
+    if config.scale is not None:
+        return config.scale
+    return 1.25 if classes < FEW_CLASSES else 2.0
 
 
 def threshold(classes: int) -> float:
@@ -255,7 +236,7 @@ def _round(
     for s, positions in zip(active, todo, strict=True):
         here = slice(begin, begin + len(positions))
         begin += len(positions)
-        scaled = config.scale_for(search.classifier.class_count) * v[here]
+        scaled = scale_for(search.classifier.class_count, config) * v[here]
         carried = search.carried(s, scaled) & np.isfinite(norms[here])[:, None]
         for index, position in enumerate(positions):
             s.take(int(position), carried[index], float(norms[here][index]), scaled[index])

@@ -20,7 +20,8 @@ with the class weights w annealed towards the classes that give way (eqs. 6 to 8
 Two schedules solve it. `paper` is Algorithm 1 to the letter. `fast` follows the same path in far
 fewer steps: at each v the weights are iterated to the fixed point of eqs. (7) and (8), which costs
 no forward pass; a coarse run finds the norm, a second one starts again with steps that are small
-against it, and the last step is taken back and divided.
+against it, and the last step is taken back and divided. Where no class of the coarse run is far
+from the median, none can be after the second, so that is left out (`refine_from`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ COARSE_START = 0.02  # first coarse step at 3x32x32 pixels; scaled with the squa
 COARSE_GROWTH = 0.2  # coarse steps grow with the norm reached so far
 FINE_STEP = 0.025  # of the coarse norm
 LAST_STEP = 0.2  # of a fine step, after going back one
+FEW_CLASSES = 5  # with fewer target classes every search is refined
 _REFERENCE_PIXELS = 3072
 _FIXED_POINT_ITERATIONS = 1000
 _FIXED_POINT_TOLERANCE = 1e-9
@@ -240,11 +242,15 @@ class _FastSearch(_Search):
         self.before = (self.v, direction)
         self.v = self.v + size * direction
 
+    def refine(self) -> None:
+        """Start again, with steps that are small against the coarse norm."""
+        self.phase, self.step_size = "fine", FINE_STEP * self.norm
+        self.v, self.before = torch.zeros_like(self.v), None
+        self.steps_left = round(1.2 / FINE_STEP)
+
     def _next_phase(self) -> None:
         if self.phase == "coarse" and self.before is not None:
-            self.phase, self.step_size = "fine", FINE_STEP * self.norm
-            self.v, self.before = torch.zeros_like(self.v), None
-            self.steps_left = round(1.2 / FINE_STEP)
+            self.phase = "waiting"
         elif self.phase == "fine" and self.before is not None:
             self.phase, self.step_size = "last", LAST_STEP * self.step_size
             self.steps_left = round(1 / LAST_STEP)
@@ -289,18 +295,38 @@ def estimate_patterns(
         if objective.image_count(search.position) == 0:
             search.stop(NO_IMAGES)
     evaluations = 0
-    while active := [s for s in searches if not s.stop_reason]:
+    while active := _active(searches, config):
         try:
             _advance_all(objective, active)
         except OutOfTime:
-            for search in active:
-                search.stop(TIME_LIMIT)
+            for unfinished in active:
+                unfinished.stop(TIME_LIMIT)
             break
         evaluations += len(active)
         if progress is not None:
             finished = sum(1 for s in searches if s.stop_reason)
             progress(finished, len(searches), evaluations)
     return [_estimate(objective, search) for search in searches]
+
+
+def _active(searches: Sequence[_Search], config: LRedConfig) -> list[_Search]:
+    """The searches that go on. Once all coarse runs are over, either all are refined or none."""
+    active = [s for s in searches if not s.stop_reason and not _waits(s)]
+    waiting = [s for s in searches if isinstance(s, _FastSearch) and _waits(s)]
+    if active or not waiting:
+        return active
+    norms = np.array([s.norm for s in waiting])
+    if len(norms) < FEW_CLASSES or np.median(norms) / norms.min() >= config.refine_from:
+        for coarse in waiting:
+            coarse.refine()
+        return list(waiting)
+    for coarse in waiting:
+        coarse.stop(REACHED)
+    return []
+
+
+def _waits(search: _Search) -> bool:
+    return isinstance(search, _FastSearch) and search.phase == "waiting" and not search.stop_reason
 
 
 def _advance_all(objective: GroupMisclassification, active: Sequence[_Search]) -> None:

@@ -62,6 +62,7 @@ class GroupMisclassification:
         self.classifier = classifier
         self.embed = embed
         self.targets = tuple(targets)
+        self.sources = None if sources is None else tuple(sources)
         self.batch_images = batch_images
         self.deadline = deadline
         self.images = torch.from_numpy(images).to(classifier.device)
@@ -84,6 +85,13 @@ class GroupMisclassification:
     def device(self) -> torch.device:
         """Where images and perturbations live."""
         return self.images.device
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(source class, target class) of every position of a search over class pairs."""
+        if self.sources is None:
+            return []
+        return list(zip(self.sources, self.targets, strict=True))
 
     @property
     def uniform_weights(self) -> Floats:

@@ -42,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from scanner.config import NeuralCleanseConfig
 from scanner.detectors.mask_pattern import (
     NO_IMAGES,
     STEPS_DONE,
@@ -57,38 +58,6 @@ CONSISTENCY = 1.4826  # makes the median absolute deviation of a normal its stan
 
 _BETAS = (0.5, 0.9)
 _EPSILON = 1e-7  # Adam's, and of the tanh: the original's library uses it for both
-
-
-@dataclass(frozen=True)
-class NeuralCleanseConfig:
-    """Settings of Neural Cleanse; the defaults are the authors'.
-
-    Attributes:
-        attack_success_threshold: L-RED's pi.
-        steps: passes over the images, at most.
-        batch_images: mini-batch size.
-        learning_rate: Adam's, on the numbers behind the tanh.
-        initial_cost: weight of ||m||_1 once the attack has succeeded `patience` times in a row.
-        patience: steps in a row before the cost moves.
-        cost_up, cost_down: factors by which it rises and falls.
-        gain: a step that does not bring the smallest size below so many times the former one is
-            no gain.
-        stop_patience: steps without gain, in a row, that end the search once the cost has gone
-            both up and down.
-        target_class_images: search on images of the target class too.
-    """
-
-    attack_success_threshold: float = 0.99
-    steps: int = 1000
-    batch_images: int = 32
-    learning_rate: float = 0.1
-    initial_cost: float = 1e-3
-    patience: int = 5
-    cost_up: float = 1.5
-    cost_down: float = 1.5**1.5
-    gain: float = 0.99
-    stop_patience: int = 10
-    target_class_images: bool = False
 
 
 def anomaly_index(sizes: npt.ArrayLike) -> Floats:

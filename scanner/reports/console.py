@@ -17,10 +17,18 @@ from scanner.results import (
     PreprocessingInfo,
     ScanReport,
 )
+from scanner.waivers import subject
 
 SHOWN_CLASSES = 20  # with more target classes, only those of smallest norm are listed
 SHOWN_SOURCES = 5
-_UNITS = {"l_red": "norm", "mask_pattern": "mask pixels", "maximum_margin": "margin"}
+_UNITS = {
+    "mask_pattern": "mask pixels",
+    "neural_cleanse": "mask pixels",
+    "class_pairs": "times smaller",
+    "red_p": "times smaller",
+    "maximum_margin": "margin",
+    "expected_transferability": "transferability",
+}
 _STYLES = {BACKDOOR_FOUND: "bold red", NO_BACKDOOR_FOUND: "bold green"}
 
 
@@ -132,6 +140,7 @@ def _size(result: ClassResult) -> str:
 
 
 def _print_statistics(console: ReportConsole, detector: DetectorResult) -> None:
+    _print_other_tests(console, detector)
     s = detector.statistics
     if s is None:
         return
@@ -143,6 +152,23 @@ def _print_statistics(console: ReportConsole, detector: DetectorResult) -> None:
         f"{s.required_ratio_to_second:g}); {detector.image_gradients:,} image gradients, "
         f"{detector.seconds:.1f} s"
     )
+
+
+def _print_other_tests(console: ReportConsole, detector: DetectorResult) -> None:
+    """Tests that stand beside that of the largest statistic."""
+    if (t := detector.threshold) is not None:
+        console.tell(
+            f"class {t.suspect}: {t.value:.2f} (needs {t.threshold:g} and three times the median, "
+            f"{t.median:.2f}); {detector.image_gradients:,} image gradients, "
+            f"{detector.seconds:.1f} s"
+        )
+    if (m := detector.mapping) is not None:
+        console.tell(
+            f"under the trigger from class {m.source_class} to class {m.target_class} {m.rate:.0%} "
+            f"of the images follow a one-to-one mapping of the classes"
+        )
+    if (p := detector.published) is not None and p.detected:
+        console.tell(f"the paper's rule would accuse class {p.suspect}: {p.rule} {p.value:.3g}")
 
 
 def _sources(result: ClassResult) -> str:
@@ -162,6 +188,11 @@ def _print_verdict(console: ReportConsole, report: ModelReport) -> None:
     console.print(line)
     for reason in report.reasons:
         console.tell(f"  {reason.message}")
+    for waived in report.waivers:
+        state = "waiver, counts as none, expired on" if waived.expired else "waived until"
+        console.tell(f"  {state} {waived.expires}: {subject(waived)}: {waived.reason}")
+    if report.suppressed:
+        console.tell("  suppressed: the exit code passes over this verdict")
     for detector in report.not_run:
         if detector.message not in {reason.message for reason in report.reasons}:
             console.tell(f"  {detector.name} was not run: {detector.message}")
@@ -178,10 +209,26 @@ def _print_verdict(console: ReportConsole, report: ModelReport) -> None:
 def print_summary(console: ReportConsole, report: ScanReport, code: ExitCode) -> None:
     """The counts over several models, and what exit code 2 means where it is the answer."""
     if len(report.models) > 1:
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in report.summary.items())
-        console.tell(f"{len(report.models)} models: {counts}")
+        console.tell(summary_line(report))
+    passed = {model.verdict for model in report.models} - {NO_BACKDOOR_FOUND}
     if code is ExitCode.INCOMPLETE:
+        found = "no backdoor was found"
+        if BACKDOOR_FOUND in passed:
+            found = "waivers or --fail-on pass over every backdoor that was found"
         console.tell(
-            "exit code 2: no backdoor was found, but not every model could be judged; "
-            "this is no clean bill"
+            f"exit code 2: {found}, but not every model could be judged; this is no clean bill"
         )
+    if code is ExitCode.NO_BACKDOOR_FOUND and passed:
+        verdicts = ", ".join(sorted(passed))
+        console.tell(
+            f"exit code 0: waivers, --fail-on or --exit-zero pass over {verdicts}; this is no "
+            "clean bill"
+        )
+
+
+def summary_line(report: ScanReport) -> str:
+    """The counts of the five verdicts, which add up to the number of models."""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in report.summary.items())
+    suppressed = sum(model.suppressed for model in report.models)
+    waived = f"; {suppressed} of them suppressed by waivers" if suppressed else ""
+    return f"{len(report.models)} models: {counts}{waived}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -26,8 +26,13 @@ HIDDEN_FUNCTIONALITY = 912  # the CWE for a backdoor
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:bdscan:cyclonedx")
 
 
-def to_cyclonedx(results: Sequence[StoredResult]) -> dict[str, Any]:
-    """Stored results of scans as one bill of materials; the same results give the same document."""
+def to_cyclonedx(results: Sequence[StoredResult], folder: Path | None = None) -> dict[str, Any]:
+    """Stored results of scans as one bill of materials; the same results give the same document.
+
+    Args:
+        folder: where the document will lie, so that it can say where the results lie from there;
+            None: beside them.
+    """
     models = [result for result in results if result.kind == MODEL]
     refs = [_ref(result.content, index) for index, result in enumerate(models)]
     finished = sorted(r.content["finished"] for r in models if r.content["finished"])
@@ -50,7 +55,7 @@ def to_cyclonedx(results: Sequence[StoredResult]) -> dict[str, Any]:
             **({"timestamp": finished[-1]} if finished else {}),
             "tools": {"components": [tool]},
         },
-        "components": [_component(r, ref) for r, ref in zip(models, refs, strict=True)],
+        "components": [_component(r, ref, folder) for r, ref in zip(models, refs, strict=True)],
         "vulnerabilities": [
             _vulnerability(result.content, ref, target)
             for result, ref in zip(models, refs, strict=True)
@@ -64,7 +69,7 @@ def _ref(report: Mapping[str, Any], index: int) -> str:
     return f"model-{index + 1}-{(report['model']['sha256'] or 'unreadable')[:12]}"
 
 
-def _component(result: StoredResult, ref: str) -> dict[str, Any]:
+def _component(result: StoredResult, ref: str, folder: Path | None) -> dict[str, Any]:
     report = result.content
     model = report["model"]
     properties = {
@@ -72,12 +77,13 @@ def _component(result: StoredResult, ref: str) -> dict[str, Any]:
         "bdscan:path": printable(model["path"]),
         "bdscan:target_classes": ",".join(map(str, report["target_classes"])),
         "bdscan:reasons": printable("; ".join(note["message"] for note in report["reasons"])),
+        "bdscan:waivers": printable("; ".join(map(_waiver, report.get("waivers", ())))),
     }
     component: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": ref,
         "name": printable(PurePath(model["path"]).name) or "model",
-        "externalReferences": [_reference(result)],
+        "externalReferences": [_reference(result, folder)] if result.file.name else [],
         "properties": [{"name": k, "value": v} for k, v in properties.items() if v],
     }
     if model["sha256"]:
@@ -85,11 +91,20 @@ def _component(result: StoredResult, ref: str) -> dict[str, Any]:
     return component
 
 
-def _reference(result: StoredResult) -> dict[str, Any]:
-    """The stored result, by its name beside the bill of materials."""
+def _waiver(waived: Mapping[str, Any]) -> str:
+    what = waived["verdict"] or f"target class {waived['target_class']}"
+    state = "expired on" if waived["expired"] else "waived until"
+    return f"{what} {state} {waived['expires']}: {waived['reason']}"
+
+
+def _reference(result: StoredResult, folder: Path | None) -> dict[str, Any]:
+    """The stored result, as seen from the bill of materials."""
+    place = result.file.name
+    if folder is not None:
+        place = PurePath(os.path.relpath(result.file, folder)).as_posix()
     reference: dict[str, Any] = {
         "type": "dynamic-analysis-report",
-        "url": quote_from_bytes(os.fsencode(result.file.name)),
+        "url": quote_from_bytes(os.fsencode(place)),
         "comment": "bdscan's report",
     }
     if result.sha256:

@@ -135,6 +135,9 @@ def to_sarif(reports: Sequence[Mapping[str, Any]], anchor: Anchor | None = None)
         for index, report in enumerate(reports)
         for result in _results(report, index, artifacts[index]["location"], anchor)
     ]
+    if not any(result["suppressions"] for result in results):
+        for result in results:  # SARIF wants the property on every result, or on none
+            del result["suppressions"]
     driver: dict[str, Any] = {
         "name": "bdscan",
         "rules": [_descriptor(rule) for rule in _RULES.values()],
@@ -215,9 +218,28 @@ def _results(
                 "modelRuleTargetClass/v1": (digest := fingerprint(report, rule.id, target)),
                 "primaryLocationLineHash": f"{digest[:16]}:1",  # the one that GitHub reads
             },
+            "suppressions": _suppressions(report, target),
             "properties": {"verdict": report["verdict"], "targetClass": target},
         }
         for target in report["target_classes"] or [None]
+    ]
+
+
+def _suppressions(report: Mapping[str, Any], target: int | None) -> list[dict[str, Any]]:
+    """The waivers in force for a verdict, or for one of the classes that it accuses."""
+    return [
+        {
+            "kind": "external",
+            "status": "accepted",
+            "justification": _plain(waived["reason"]),
+            "properties": {"expires": waived["expires"]},
+        }
+        for waived in report.get("waivers", ())
+        if not waived["expired"]
+        and (
+            waived["verdict"] == report["verdict"]
+            or (target is not None and waived["target_class"] == target)
+        )
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from scanner.arms import L_RED, TRIGGER_ARMS, Ready
+from scanner.arms import WITH_TRIGGERS, Ready
 from scanner.config import LRedConfig, ScanConfig
 from scanner.corroboration import corroborate
 from scanner.detectors.l_red import estimate_patterns
@@ -44,7 +44,7 @@ def measure(name: str, clean: str) -> list[dict[str, Any]]:
         rates = {}
         for margin in MARGINS:
             result, _ = corroborate(
-                TRIGGER_ARMS[L_RED], ready, estimates, suspect.target_class, ScanConfig(), margin
+                WITH_TRIGGERS["l_red"], ready, estimates, suspect.target_class, ScanConfig(), margin
             )
             rates[str(margin)] = {
                 "held_out_rate": round(result.held_out_rate, 3),

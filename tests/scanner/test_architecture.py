@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.scanner.scans import environment
 
 MAX_LINES = 400
-LEAVES = ("results", "errors", "exit_codes")
+LEAVES = ("results", "evidence", "errors", "exit_codes")
 SOURCES = sorted(
     path for package in ("scanner", "converters") for path in (ROOT / package).rglob("*.py")
 )

@@ -300,7 +300,9 @@ def test_broken_models_alone_exit_with_2(tmp_path: Path, clean: Path) -> None:
     assert [r["verdict"] for r in reports] == ["error"] * 6
     for report in reports:
         validate(report)
-    assert len(run.err.strip().splitlines()) == 6
+    lines = run.err.strip().splitlines()
+    assert len(lines) == 7
+    assert "6 models: 0 no_backdoor_found, 0 backdoor_found, 0 inconclusive, 6 error" in lines[-1]
 
 
 def test_a_model_that_fails_as_text_says_so_and_is_no_clean_bill(

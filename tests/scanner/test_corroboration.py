@@ -9,9 +9,10 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from scanner.arms import L_RED, MASK_PATTERN, TRIGGER_ARMS, Ready
+from scanner.arms import WITH_TRIGGERS, Ready
+from scanner.arms.base import split_halves
 from scanner.config import ScanConfig
-from scanner.corroboration import corroborate, held_out_weights, split_halves
+from scanner.corroboration import corroborate, held_out_weights
 from scanner.detectors.misclassification import GroupMisclassification
 from scanner.results import Corroboration
 from tests.models import as_classifier, linear_model, random_network, two_layer_model
@@ -26,9 +27,9 @@ def run(
     labels: Labels,
     suspect: int,
     deadline: float | None = None,
-    name: str = L_RED,
+    name: str = "l_red",
 ) -> tuple[Corroboration, int]:
-    arm, config = TRIGGER_ARMS[name], ScanConfig()
+    arm, config = WITH_TRIGGERS[name], ScanConfig()
     classifier = as_classifier(model)
     targets = tuple(range(classifier.class_count))
     ready = Ready(classifier, images, labels, targets, 512, None)
@@ -81,7 +82,7 @@ def image_specific_keys() -> tuple[onnx.ModelProto, Images, Labels]:
     return model, images.reshape(count, 1, 6, 6).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("name", [L_RED, MASK_PATTERN])
+@pytest.mark.parametrize("name", ["l_red", "mask_pattern"])
 def test_a_planted_shortcut_is_corroborated(name: str) -> None:
     model, images, labels = planted_shortcut()
     result, spent = run(model, images, labels, 3, name=name)

@@ -136,13 +136,38 @@ def test_fast_solves_the_problem_with_rival_classes_where_the_softmax_is_sharp()
 def test_fast_is_never_longer_than_plain_small_steps_by_more_than_two_percent() -> None:
     images, labels = template_images(5, 6)
     targets = list(range(5))
-    fast = estimate(template_model(5), images, labels, targets)
+    fast = estimate(template_model(5), images, labels, targets, LRedConfig(refine_from=0))
     config = LRedConfig(schedule="paper", step_size=2e-3)
     plain = estimate(template_model(5), images, labels, targets, config)
     for one, other in zip(fast, plain, strict=True):
         assert one.found
         assert other.found
         assert one.norm <= 1.02 * other.norm
+
+
+def test_norms_that_are_close_are_left_coarse_and_a_far_one_has_all_refined() -> None:
+    images, labels = template_images(5, 6)
+    targets = list(range(5))
+    close = estimate(template_model(5), images, labels, targets)
+    exact = estimate(template_model(5), images, labels, targets, LRedConfig(refine_from=0))
+    for coarse, fine in zip(close, exact, strict=True):
+        assert coarse.gradient_evaluations < fine.gradient_evaluations / 2
+        assert fine.norm * 0.98 <= coarse.norm <= fine.norm * 1.25
+    norms = [e.norm for e in exact]
+    ratio = float(np.median([e.norm for e in close])) / min(e.norm for e in close)
+    refined = estimate(template_model(5), images, labels, targets, LRedConfig(refine_from=ratio))
+    assert [e.norm for e in refined] == norms
+
+
+def test_uniform_weights_stay_uniform_and_need_most_images_of_all_classes() -> None:
+    images, labels = template_images(5, 6)
+    found = estimate(template_model(5), images, labels, [0, 1], LRedConfig(weights="uniform"))
+    annealed = estimate(template_model(5), images, labels, [0, 1])
+    for one, other in zip(found, annealed, strict=True):
+        others = one.source_weights > 0
+        np.testing.assert_array_equal(one.source_weights[others], 0.25)
+        assert one.source_fractions[others].mean() > 0.9
+        assert one.norm >= other.norm * 0.98
 
 
 def test_fast_takes_at_most_120_gradients_a_class() -> None:

@@ -20,7 +20,7 @@ def marked_command(mark: str) -> str:
     return found[1]
 
 
-COMMANDS = ((), ("scan",), ("inspect",), ("export",))
+COMMANDS = ((), ("scan",), ("inspect",), ("export",), ("config",))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_tests_command_is_one_line_and_its_extra_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - FOREIGN_OPTIONS)
+    "option", sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) - FOREIGN_OPTIONS)
 )
 def test_every_option_that_the_readme_names_exists(option: str, help_texts: str) -> None:
     assert re.search(rf"(?<![\w-]){option}(?![\w-])", help_texts)

@@ -93,7 +93,7 @@ def test_an_early_interrupt_still_leaves_one_json_document(folder: Path) -> None
     code = (
         "import os, signal, sys; from scanner import cli, command\n"
         "def interrupted(*_): os.kill(os.getpid(), signal.SIGINT)\n"
-        "command.find_models = interrupted\n"
+        "command.check_config = interrupted\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     run = subprocess.run(

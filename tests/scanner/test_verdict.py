@@ -17,10 +17,12 @@ from scanner.results import (
     ClassResult,
     Corroboration,
     DetectorResult,
+    MappingResult,
     Note,
     Statistics,
+    ThresholdTest,
 )
-from scanner.verdict import agreed, decide, evaluate_statistics, suspects
+from scanner.verdict import decide, evaluate_statistics, is_all_to_all, suspects
 
 CLEAN = (3.0, 3.3, 3.6, 3.9, 4.2, 4.4, 4.6, 5.0, 5.4, 6.0)
 ATTACKED = (0.3, *CLEAN[1:])
@@ -107,7 +109,8 @@ def test_both_keys_without_corroboration_are_inconclusive(
 ) -> None:
     verdict, accused, reasons = verdict_of(results(ATTACKED), corroboration)
     assert (verdict, accused) == (INCONCLUSIVE, ())
-    assert reasons == ["largest_statistic_is_outlier", "not_corroborated"]
+    refuted = ["not_corroborated"] if corroboration else []
+    assert reasons == ["largest_statistic_is_outlier", *refuted, "unknown_origin"]
 
 
 @pytest.mark.parametrize(
@@ -368,6 +371,7 @@ def test_a_suspect_without_a_corroborated_trigger_is_not_accused() -> None:
             "largest_statistic",
             "largest_statistic_is_outlier",
             "not_corroborated",
+            "unknown_origin",
         ],
     )
 
@@ -414,24 +418,52 @@ def test_classes_that_a_model_never_predicts_hide_nothing() -> None:
     assert decide([l_red, margin])[0] == NO_BACKDOOR_FOUND
 
 
-def shared(suspect: int, calibrated_p: float) -> Statistics:
-    third = 0.05 / 3
-    low = calibrated_p < third
-    return replace(keys(suspect, low, True), calibrated_p=calibrated_p, significance=third)
+def test_two_detectors_of_one_kind_are_no_agreement() -> None:
+    far = keys(2, False, True)
+    same_kind = [detector([], far), detector([], far, name="l_red_uniform")]
+    assert suspects(same_kind) == ()
+    assert suspects([*same_kind, detector([], far, name="mask_pattern")]) == (2,)
 
 
-@pytest.mark.parametrize(("third", "significant"), [(2, True), (3, False)])
-def test_detectors_that_all_single_out_one_class_need_not_share_the_significance(
-    third: int, significant: bool
-) -> None:
-    detectors = [detector([], shared(t, 0.03)) for t in (2, 2, third)]
-    after = [d.statistics for d in agreed(detectors, VerdictConfig())]
-    assert [s.significant for s in after if s] == [significant] * 3
-    assert [s.significance for s in after if s] == [0.05 if significant else 0.05 / 3] * 3
+# --- tests beside the largest statistic ---------------------------------------------------------
 
 
-def test_two_detectors_alone_are_not_unanimous() -> None:
-    detectors = [detector([], shared(2, 0.03)) for _ in range(2)]
-    assert agreed(detectors, VerdictConfig()) == detectors
-    with_nothing = [*detectors, detector([], None)]
-    assert agreed(with_nothing, VerdictConfig()) == with_nothing
+def transfers(values: Sequence[float], suspected: tuple[int, ...]) -> DetectorResult:
+    """Expected transferability's result."""
+    rates = np.array(values)
+    test = ThresholdTest(
+        int(rates.argmax()), float(rates.max()), 0.3, float(np.median(rates)), suspected
+    )
+    found = detector(margins(values), None, name="expected_transferability")
+    return replace(found, threshold=test)
+
+
+def test_shared_perturbations_agree_with_another_kind_of_detector() -> None:
+    alone = transfers([0.1, 0.1, 0.8, 0.1, 0.1, 0.1], (2,))
+    assert suspects([alone]) == ()
+    assert suspects([alone, detector([], keys(2, False, True))]) == (2,)
+    verdict, accused, reasons = decide([alone, detector(results(CLEAN), NONE)])
+    assert (verdict, accused, reasons[-1].code) == (INCONCLUSIVE, (), "not_significant")
+
+
+def test_with_few_classes_shared_perturbations_accuse_if_corroborated() -> None:
+    two = transfers([0.1, 0.6], (1,))
+    tried = detector(results(CLEAN[:2]), None, corroborated(1))
+    assert decide([two, tried])[:2] == (BACKDOOR_FOUND, (1,))
+    refuted = detector(results(CLEAN[:2]), None, corroborated(1, yes=False))
+    assert decide([two, refuted])[:2] == (INCONCLUSIVE, ())
+    clean = transfers([0.1, 0.1], ())
+    assert decide([clean, detector(results(CLEAN[:2]), None)])[0] == INCONCLUSIVE
+
+
+def test_a_shared_mapping_accuses_every_class_of_it() -> None:
+    assert is_all_to_all(0.5, 5, 10)
+    assert not is_all_to_all(0.49, 5, 10)
+    assert not is_all_to_all(0.9, 4, 10)
+    mapping = MappingResult(0, 1, (1, 2, 3, 4, 5, -1), 0.9, 5, 5, True)
+    pairs = replace(detector(results(CLEAN), NONE, name="class_pairs"), mapping=mapping)
+    verdict, accused, reasons = decide([pairs])
+    assert (verdict, accused) == (BACKDOOR_FOUND, (1, 2, 3, 4, 5))
+    assert reasons[-1].code == "all_to_all"
+    harmless = replace(pairs, mapping=replace(mapping, rate=0.1, all_to_all=False))
+    assert decide([harmless])[0] == NO_BACKDOOR_FOUND

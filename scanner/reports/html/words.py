@@ -100,6 +100,46 @@ _DETECTORS = {
         "margin in logits",
         "",
     ),
+    "l_red_uniform": DetectorWords(
+        "Smallest perturbation for all classes (RED-U)",
+        "As L-RED, but every source class counts the same. It sees faint patterns that work on all "
+        "classes.",
+        "1 / L2 norm of the perturbation",
+        "L2 norm",
+    ),
+    "low_frequency": DetectorWords(
+        "Smallest smooth perturbation",
+        "The smallest perturbation of low spatial frequency. It sees smooth patterns over the "
+        "whole image.",
+        "1 / L2 norm of the perturbation",
+        "L2 norm",
+    ),
+    "class_pairs": DetectorWords(
+        "Class pairs by mask",
+        "For each target class the source class that reaches it through a smaller mask than its "
+        "other pairs suggest (L-RED eq. 14). It sees few source classes, and all-to-all attacks.",
+        "expected mask size / mask size",
+        "mask pixels",
+    ),
+    "red_p": DetectorWords(
+        "Class pairs by perturbation (RED-P)",
+        "The same with perturbations (L-RED eq. 2).",
+        "expected norm / norm",
+        "L2 norm",
+    ),
+    "neural_cleanse": DetectorWords(
+        "Neural Cleanse",
+        "The smallest mask, as Wang et al. (IEEE S&P 2019) search it.",
+        "1 / mask size in pixels",
+        "mask pixels",
+    ),
+    "expected_transferability": DetectorWords(
+        "Expected transferability",
+        "How often what carries one image to a class carries the others, too (Xiang, Miller, "
+        "Kesidis, ICLR 2022). It is judged by itself, not against the other classes.",
+        "share of images carried",
+        "",
+    ),
 }
 
 
