@@ -1,5 +1,11 @@
 """ONNX <-> differentiable torch. Knows nothing of backdoors and imports nothing of `scanner`."""
 
+import os
+
+# ONNX Runtime 1.31 reports the models that it opens (names, digests of weights) to its maker unless
+# it is told not to before it is loaded. What a vendor's model holds is nobody else's business.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 from converters.convert import to_torch
 from converters.errors import (
     ConverterError,

@@ -15,7 +15,10 @@ from converters.errors import UnsupportedModelError
 SECONDS = 60
 
 _SCRIPT = """
-import sys, onnx
+import ctypes, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: killed with its parent
+import onnx
 model = onnx.ModelProto.FromString(sys.stdin.buffer.read())
 try:
     inferred = onnx.shape_inference.infer_shapes(model, False, sys.argv[1] == "strict", True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from scanner import describe, output
 from scanner.clean_set import CleanSetLoader, find_clean_images
 from scanner.config import ScanConfig
+from scanner.contained_scan import Assignment
 from scanner.errors import UsageError
 from scanner.exit_codes import ExitCode
 from scanner.outputs import OutputWriter, open_anchor, parse_outputs
@@ -26,12 +27,14 @@ from scanner.results import (
     ScanReport,
     to_json,
 )
+from scanner.sandbox import limits_for
 from scanner.scanning import check_config, scan_model
 from scanner.settings import with_fields
 from scanner.settings_table import FAILING
 from scanner.store import prepare_folder, save
 from scanner.targets import Target
 from scanner.waivers import Waiver, all_digests, subject, waive
+from scanner.workers import Workers, can_contain
 
 DEFAULT_OUT_DIR = Path("bdscan-results")
 
@@ -55,6 +58,9 @@ class Request:
         digests: the only sha256 that are scanned; None: all are.
         waivers: accepted verdicts.
         quiet: standard error gets errors only.
+        jobs: how many models are scanned side by side, each in a process of its own.
+        threads: of each; None: an equal share of the cores.
+        max_memory: bytes for each; None: a share of the machine's.
     """
 
     targets: Sequence[Target]
@@ -71,6 +77,9 @@ class Request:
     digests: frozenset[str] | None = None
     waivers: Sequence[Waiver] = ()
     quiet: bool = False
+    jobs: int = 1
+    threads: int | None = None
+    max_memory: int | None = None
 
 
 def run_scan(request: Request, watcher: Watcher) -> ExitCode:
@@ -88,7 +97,7 @@ def run_scan(request: Request, watcher: Watcher) -> ExitCode:
     unsaved, complete = False, False
     try:
         writer.open()
-        for report in scan_targets(targets, request, loaders, watcher):
+        for report in scan_targets(request, loaders, watcher):
             saved = _save(report, writer.folder)
             unsaved |= saved is None
             # The arrays are in the file, or nowhere: hundreds of models' would fill the memory.
@@ -156,20 +165,37 @@ class Job:
     config: ScanConfig
 
 
-def scan_targets(
-    targets: Sequence[Target], request: Request, loaders: _Loaders, watcher: Watcher
-) -> Iterator[ModelReport]:
-    """One report for each target, in their order, whatever is wrong with it."""
-    for target in targets:
-        job = prepare(target, request, loaders)
-        if isinstance(job, Job):
-            try:
-                report = scan_model(target.path, job.loader, job.config, watcher)
-            finally:
-                watcher.end()
-            yield finish(target, report, request)
-        else:
-            yield finish(target, job, request)
+def scan_targets(request: Request, loaders: _Loaders, watcher: Watcher) -> Iterator[ModelReport]:
+    """One report for each target, whatever is wrong with it: in their order, or as they end."""
+    targets = request.targets
+    if not can_contain():
+        for target in targets:
+            yield finish(target, _scan_here(prepare(target, request, loaders), watcher), request)
+        return
+
+    def assignments() -> Iterator[Assignment | ModelReport]:
+        for target in targets:
+            job = prepare(target, request, loaders)
+            if isinstance(job, Job):
+                yield Assignment(target.path, job.loader, job.config, watcher)
+            else:
+                yield job
+
+    limits = limits_for(request.max_memory, request.config.max_seconds, request.jobs)
+    with Workers(request.jobs, limits, threads=request.threads) as workers:
+        in_order = request.format != "jsonl"
+        for number, report in workers.scan(assignments(), in_order=in_order):
+            yield finish(targets[number], report, request)
+
+
+def _scan_here(job: Job | ModelReport, watcher: Watcher) -> ModelReport:
+    """A scan in this process, where the system has no processes to fork."""
+    if isinstance(job, ModelReport):
+        return job
+    try:
+        return scan_model(job.target.path, job.loader, job.config, watcher)
+    finally:
+        watcher.end()
 
 
 def prepare(target: Target, request: Request, loaders: _Loaders) -> Job | ModelReport:

@@ -120,7 +120,7 @@ class ClassPairsConfig:
         all_pairs_up_to: with at most so many classes every pair is searched to the end.
         sources_per_target: with more, so many pairs for each target class are, chosen by a short
             search over all pairs.
-        screening_steps: of that short search, with one image of each source class.
+        screening_steps: of that short search for masks, with one image of each source class.
     """
 
     images_per_class: int = 4

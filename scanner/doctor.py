@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from scanner import describe
+from scanner import describe, sandbox, workers
 
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 def examine() -> dict[str, Any]:
-    """Versions, providers that really start, and what is wrong, as plain data.
+    """Versions, providers that really start, containment, and what is wrong, as plain data.
 
     A provider counts only if a session that was opened with it still has it: ONNX Runtime lists
     CUDA wherever it was compiled in, and falls back to the CPU without an error.
@@ -45,8 +45,16 @@ def examine() -> dict[str, Any]:
         "torch_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "onnxruntime_offers": offered,
         "onnxruntime_starts": working,
+        "containment": _containment(),
         "problems": problems,
     }
+
+
+def _containment() -> dict[str, str]:
+    """What keeps a scan's child processes in, tried out here; what is missing says why."""
+    if not workers.can_contain():
+        return {"child_processes": "none: this system has no fork; models are read in this process"}
+    return {"child_processes": "one for each model", **sandbox.probe()}
 
 
 def _starts(provider: str) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from scanner.config import ScanConfig
 from scanner.corroboration import corroborate
 from scanner.errors import UsageError
 from scanner.gradient_checks import FORBIDDING, gradient_checks, robust_model
+from scanner.half_batch import with_half_batch
 from scanner.open_model import OutOfTimeError, check_time, load_clean_set, open_classifier, sample
 from scanner.plan import batch_size, plan_scan
 from scanner.progress import Watcher
@@ -156,7 +158,11 @@ class ModelScan:
         begun = time.monotonic()
         plan = plan_scan(ready, self.config)
         self.watcher.planned(plan)
-        found = [self._run(name, ready) for name in self.config.detectors]
+        found = []
+        for name in self.config.detectors:
+            searched, batch = with_half_batch(partial(self._run, name, ready), ready.batch_images)
+            ready = ready._replace(batch_images=batch)
+            found.append(searched)
         detectors, late = self._corroborate(ready, found)
         doubts = [*report.reasons, *([late] if late else [])]
         verdict, accused, reasons = decide(detectors, doubts, ready.classifier.class_count)
@@ -171,11 +177,11 @@ class ModelScan:
             arrays={s.result.name: s.arrays for s in found},
         )
 
-    def _run(self, name: str, ready: Ready) -> Searched:
+    def _run(self, name: str, ready: Ready, batch_images: int) -> Searched:
         def progress(done: int, whole: int, evaluations: int) -> None:
             self.watcher.searching(name, done, whole, evaluations)
 
-        return search(name, ready, self.config, progress)
+        return search(name, ready._replace(batch_images=batch_images), self.config, progress)
 
     def _corroborate(
         self, ready: Ready, found: Sequence[Searched]

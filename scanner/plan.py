@@ -19,6 +19,7 @@ from scanner.detectors.misclassification import GroupMisclassification
 ACTIVATION_BYTES = 1.5e9  # what one forward and backward pass may hold
 MAX_BATCH = 2048
 _FOLLOWING_L_RED = {"l_red", "l_red_uniform", "low_frequency", "red_p"}
+COARSE_EVALUATIONS = 20  # of a coarse run alone, likewise
 FAST_EVALUATIONS = 75  # gradient evaluations a class, from tests/benchmarks; at most 120
 
 
@@ -74,7 +75,11 @@ def _gradients(name: str, ready: Ready, config: ScanConfig) -> int:
 
 def _evaluations(name: str, config: ScanConfig) -> int:
     """Expected gradient evaluations of one target class."""
-    steps = {"mask_pattern": config.mask_pattern.steps, "class_pairs": config.class_pairs.steps}
+    steps = {
+        "red_p": COARSE_EVALUATIONS,
+        "mask_pattern": config.mask_pattern.steps,
+        "class_pairs": config.class_pairs.steps,
+    }
     return steps.get(name, FAST_EVALUATIONS)
 
 
@@ -88,7 +93,8 @@ def _pair_gradients(
     rows, screening = sum(int((labels != target).sum()) for target in ready.targets), 0
     if classes > settings.all_pairs_up_to:
         sources = len(np.unique(labels))
-        screening = sources * len(ready.targets) * settings.screening_steps
+        steps = settings.screening_steps if name == "class_pairs" else COARSE_EVALUATIONS
+        screening = sources * len(ready.targets) * steps
         rows = round(rows * settings.sources_per_target / max(sources - 1, 1))
     return screening + rows * _evaluations(name, config)
 

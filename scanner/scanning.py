@@ -8,18 +8,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from converters import ConverterError, read_model
 from scanner import describe
 from scanner.classifier import choose_device
 from scanner.clean_set import CleanSetLoader, find_clean_images, read_labels
 from scanner.config import ScanConfig
-from scanner.errors import BdscanError, NothingToScanError, UsageError
+from scanner.errors import BdscanError
+from scanner.half_batch import is_out_of_memory
 from scanner.model_scan import ModelScan
 from scanner.preprocessing_sources import read_preprocessing_file
 from scanner.progress import Silent, Watcher
 from scanner.results import ERROR, ModelInfo, ModelReport, Note, ScanReport
+from scanner.targets import find_targets
 
 
 def scan(
@@ -36,12 +36,19 @@ def scan(
         NothingToScanError: folders without ONNX files.
     """
     paths = [model] if isinstance(model, (str, os.PathLike)) else list(model)
-    models = find_models([Path(path) for path in paths])
+    targets, _ = find_targets([os.fspath(path) for path in paths])
     loader = CleanSetLoader(find_clean_images(Path(clean_dir)))
     config = config or ScanConfig()
     check_config(config)
     watcher = watcher or Silent()
-    return ScanReport(tuple(scan_model(path, loader, config, watcher) for path in models))
+    return ScanReport(
+        tuple(
+            scan_model(target.path, loader, config, watcher)
+            if target.problem is None
+            else ModelReport(ModelInfo(str(target.path)), target.verdict, reasons=(target.problem,))
+            for target in targets
+        )
+    )
 
 
 def check_config(config: ScanConfig) -> None:
@@ -55,28 +62,6 @@ def check_config(config: ScanConfig) -> None:
         read_labels(config.labels)
     if config.preprocessing.file is not None:
         read_preprocessing_file(Path(config.preprocessing.file))
-
-
-def find_models(paths: Sequence[Path]) -> list[Path]:
-    """ONNX files among files and folders, each once; links inside folders are not followed.
-
-    Raises:
-        UsageError: a path that does not exist.
-        NothingToScanError: no file and no folder with an ONNX file.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"model {path} does not exist")
-        if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() == ".onnx")
-            files = (p for p in inside if p.is_file() and not p.is_symlink())
-            found.update(dict.fromkeys(sorted(files)))
-        else:
-            found[path] = None
-    if not found:
-        raise NothingToScanError(f"no .onnx file in {', '.join(map(str, paths))}")
-    return list(found)
 
 
 def scan_model(
@@ -101,13 +86,15 @@ def scan_model(
     except (BdscanError, ConverterError, FileNotFoundError) as error:
         reason = getattr(error, "reason", "unreadable_model")
         report = replace(report, reasons=(Note(reason, str(error)),))
-    except (MemoryError, torch.OutOfMemoryError):
-        message = "out of memory; fewer images per class or a smaller model may fit"
-        report = replace(report, reasons=(Note("out_of_memory", message),))
     except Exception as error:  # a hostile file must not stop the scan of the others
-        if os.environ.get("BDSCAN_DEBUG"):
+        if is_out_of_memory(error):
+            message = "out of memory; fewer images per class or a smaller model may fit"
+            report = replace(report, reasons=(Note("out_of_memory", message),))
+        elif os.environ.get("BDSCAN_DEBUG"):
             raise
-        report = replace(report, reasons=(Note("internal_error", f"internal error: {error!r}"),))
+        else:
+            problem = Note("internal_error", f"internal error: {error!r}")
+            report = replace(report, reasons=(problem,))
     if report.verdict == ERROR:
         report = replace(report, model=_what_is_known(path, config))
     finished = datetime.now(UTC)

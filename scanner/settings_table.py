@@ -137,6 +137,27 @@ SETTINGS = (
         "Verdicts that make the exit code 1 or 2.",
         default=FAILING,
     ),
+    Setting(
+        "jobs",
+        whole_number(1),
+        "N",
+        "Models scanned side by side, each in a process of its own.",
+        default=1,
+    ),
+    Setting(
+        "threads",
+        whole_number(1),
+        "N",
+        "Of each scan; last bits of its figures depend on it.",
+        default_text="an equal share of the cores",
+    ),
+    Setting(
+        "max_memory",
+        whole_number(1),
+        "MEGABYTES",
+        "Bound on the memory of one model's scan.",
+        default_text="80 % of the machine's",
+    ),
     Setting("exit_zero", yes_or_no, "", "Exit with 0 whatever the verdicts are.", default=False),
     Setting(
         "target_classes",

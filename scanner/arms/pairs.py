@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,12 +27,12 @@ from scanner.detectors.class_pairs import (
     Pair,
     SharedMapping,
     all_pairs,
+    as_matrix,
     choose_pairs,
     pair_statistics,
-    screen_pairs,
     shared_mapping,
 )
-from scanner.detectors.l_red import estimate_patterns
+from scanner.detectors.l_red import PatternEstimate, estimate_patterns
 from scanner.detectors.mask_pattern import estimate_masks
 from scanner.detectors.misclassification import Floats, GroupMisclassification
 from scanner.published import published_pairs_test
@@ -49,7 +49,13 @@ MAX_PAIR_CLASSES = 200
 
 @dataclass(frozen=True)
 class PairArm(TriggerArm):
-    """An arm that searches a trigger for each pair of a source and a target class."""
+    """An arm that searches a trigger for each pair of a source and a target class.
+
+    Attributes:
+        screen: a short search over all pairs, where they are too many for a long one.
+    """
+
+    screen: Callable[[GroupMisclassification, ScanConfig], Sequence[TriggerEstimate]]
 
     def search(self, ready: Ready, config: ScanConfig, progress: Progress | None) -> Searched:
         """Search pairs; each target class is represented by its most suspicious one."""
@@ -93,9 +99,11 @@ class PairArm(TriggerArm):
             return pairs, None, 0
         if ready.classifier.class_count > MAX_PAIR_CLASSES:
             return [], None, 0
-        arm = PAIR_ARMS["class_pairs"]  # masks shrink in fewer steps than perturbations grow
-        objective = arm._pair_objective(ready.first_of_each_class(1), pairs)
-        screened = screen_pairs(objective, settings)
+        objective = self._pair_objective(ready.first_of_each_class(1), pairs)
+        sizes = [e.size if e.found else None for e in self.screen(objective, config)]
+        largest = 2 * max((size for size in sizes if size), default=1.0)
+        logs = [math.log(size or largest) for size in sizes]  # not found: larger than all others
+        screened = as_matrix(pairs, logs, ready.classifier.class_count)
         chosen = choose_pairs(screened, settings.sources_per_target)
         return chosen, screened, objective.image_gradients
 
@@ -176,6 +184,15 @@ def _pair_settings(config: ScanConfig) -> dict[str, Any]:
     return asdict(config.class_pairs)
 
 
+def _perturbations(
+    objective: GroupMisclassification, config: ScanConfig, progress: Progress | None = None
+) -> list[PatternEstimate]:
+    """Norms of a search over many pairs stay coarse: they are compared with one another."""
+    refine_from = math.inf if len(objective.targets) > 1 else 0.0
+    settings = replace(config.l_red, weights="uniform", refine_from=refine_from)
+    return estimate_patterns(objective, settings, progress)
+
+
 PAIR_ARMS = {
     "class_pairs": PairArm(
         name="class_pairs",
@@ -186,18 +203,18 @@ PAIR_ARMS = {
         ),
         settings=_pair_settings,
         images_per_class=lambda config: config.class_pairs.mask_images_per_class,
+        screen=lambda objective, config: estimate_masks(
+            objective,
+            replace(config.mask_pattern, steps=config.class_pairs.screening_steps),
+        ),
     ),
     "red_p": PairArm(
         name="red_p",
         embed=embed_additive,
         scale=scale_additive,
-        estimate=lambda objective, config, progress: estimate_patterns(
-            # pairs are compared with one another: their norms need not be refined
-            objective,
-            replace(config.l_red, weights="uniform", refine_from=math.inf),
-            progress,
-        ),
+        estimate=_perturbations,
         settings=_pair_settings,
         images_per_class=lambda config: config.class_pairs.images_per_class,
+        screen=_perturbations,
     ),
 }

@@ -74,10 +74,13 @@ def scan(
         digests=digests,
         waivers=file.waivers,
         quiet=wanted["quiet"],
+        jobs=wanted["jobs"],
+        threads=wanted["threads"],
+        max_memory=None if wanted["max_memory"] is None else wanted["max_memory"] << 20,
     )
     watcher = Silent()
     if not wanted["quiet"]:
-        watcher = Teller(bars=wanted["progress"], verbose=wanted["verbose"])
+        watcher = Teller(bars=wanted["progress"] and wanted["jobs"] == 1, verbose=wanted["verbose"])
     return run_scan(request, watcher)
 
 

@@ -15,10 +15,10 @@ the effects a and b are taken out by median polish (J. W. Tukey, "Exploratory Da
 which a few backdoored pairs don't move, and r_t = max_s exp(-e_st) says how many times smaller than
 expected the smallest trigger to t is.
 
-With many classes all pairs are too many. A short search over all of them (one image, a few steps)
-then chooses `sources_per_target` pairs for each target class, those with the smallest e_st. A pair
-of similar classes is near in both directions, a backdoor leads in one: where the way back is easy
-too, it is subtracted when the pairs are chosen.
+With many classes all pairs are too many. A short search over all of them (one image of each source
+class; masks take a few steps only) then chooses `sources_per_target` pairs for each target class,
+those with the smallest e_st. A pair of similar classes is near in both directions, a backdoor leads
+in one: where the way back is easy too, it is subtracted when the pairs are chosen.
 
 An all-to-all attack carries each class to its own target class. `shared_mapping` tries the smallest
 triggers of all pairs on all classes, and looks for a mapping of the classes under one of them.
@@ -33,10 +33,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
-
-from scanner.config import ClassPairsConfig, MaskPatternConfig
-from scanner.detectors.mask_pattern import estimate_masks
-from scanner.detectors.misclassification import GroupMisclassification
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[int, int]
@@ -80,15 +76,6 @@ def as_matrix(pairs: Sequence[Pair], values: Sequence[float], classes: int) -> F
     for (source, target), value in zip(pairs, values, strict=True):
         matrix[source, target] = value
     return matrix
-
-
-def screen_pairs(objective: GroupMisclassification, config: ClassPairsConfig) -> Floats:
-    """(K, K) log sizes after a short search for masks over all pairs of `objective`."""
-    short = MaskPatternConfig(steps=config.screening_steps)
-    pixels = float(np.prod(objective.classifier.image_shape[1:]))
-    estimates = estimate_masks(objective, short)
-    sizes = [np.log(e.size if e.size else 2 * pixels) for e in estimates]
-    return as_matrix(objective.pairs, sizes, objective.classifier.class_count)
 
 
 def choose_pairs(screened: Floats, sources_per_target: int) -> list[Pair]:

@@ -141,7 +141,9 @@ def test_flags_of_the_model() -> None:
     )
     flags = {note.code: note.message for note in model_flags(marked, parity)}
     assert list(flags) == ["other_outputs", "training_mode_forced", "half_precision"]
-    assert "logits is scanned, not second, third, which --output-name scans" in flags["other_outputs"]
+    assert (
+        "logits is scanned, not second, third, which --output-name scans" in flags["other_outputs"]
+    )
     assert "%" not in flags["training_mode_forced"]
     compared = replace(parity, training_agreement=0.97)
     flags = {note.code: note.message for note in model_flags(marked, compared)}
