@@ -69,7 +69,7 @@ class MaskPatternConfig:
     misclassification_fraction: float = 0.9
     steps: int = 100
     learning_rate: float = 0.3
-    images_per_class: int = 2
+    images_per_class: int = 4
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ClassPairsConfig:
     """
 
     images_per_class: int = 4
-    mask_images_per_class: int = 2
+    mask_images_per_class: int = 4
     steps: int = 80
     all_pairs_up_to: int = 20
     sources_per_target: int = 3
@@ -214,7 +214,8 @@ class ScanConfig:
         l_red, mask_pattern, maximum_margin, transferability, class_pairs, neural_cleanse, verdict,
             preprocessing: see their classes.
         limits: what a model file may hold and ask for, see `converters.Limits`.
-        images_per_class: how many correctly classified clean images of each class are used.
+        images_per_class: how many correctly classified clean images of each class are used; None:
+            8 up to 20 classes, 2 up to 50, 1 above (the paper's tables use 8, and 1 from 43 on).
         target_classes: putative target classes to test; None: all.
         max_seconds: wall time for one model's scan, looked at between the passes of the search;
             None: unlimited.
@@ -235,7 +236,7 @@ class ScanConfig:
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     limits: Limits = field(default_factory=_default_limits)
-    images_per_class: int = 8
+    images_per_class: int | None = None
     target_classes: tuple[int, ...] | None = None
     max_seconds: float | None = None
     labels: str | None = None
@@ -243,3 +244,9 @@ class ScanConfig:
     image_size: tuple[int, int] | None = None
     device: str = "auto"
     seed: int = 0
+
+    def images_for(self, classes: int) -> int:
+        """How many clean images of each class are used for a model of so many classes."""
+        if self.images_per_class is not None:
+            return self.images_per_class
+        return 8 if classes <= 20 else 2 if classes <= 50 else 1

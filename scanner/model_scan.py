@@ -148,7 +148,7 @@ class ModelScan:
         for k in range(class_count):
             of_class = np.flatnonzero(labels == k)
             correct = of_class[predicted[of_class] == k]
-            used = correct[: self.config.images_per_class]
+            used = correct[: self.config.images_for(class_count)]
             chosen.append(used)
             counts.append((len(of_class), len(correct), len(used)))
         return labels, np.concatenate(chosen), counts

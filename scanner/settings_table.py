@@ -188,6 +188,7 @@ SETTINGS = (
         "N",
         "Clean images of each class that the search uses.",
         "images_per_class",
+        default_text="8; 2 from 21 classes on, 1 from 51",
     ),
     Setting(
         "labels",

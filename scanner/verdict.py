@@ -149,8 +149,10 @@ def decide(
         return INCONCLUSIVE, (), tuple(doubts)
     if accused:
         return BACKDOOR_FOUND, accused, (*evidence, *reasons)
-    if reasons:
-        return INCONCLUSIVE, (), (*evidence, *reasons)
+    if suspects(detectors) and not _refuted(detectors):
+        unknown = Note("unknown_origin", "a shortcut of unknown origin: not corroborated")
+        return INCONCLUSIVE, (), (*evidence, *reasons, unknown)
+    evidence += reasons
     half = [
         _one_key(d.name, s)
         for d in detectors
@@ -183,9 +185,18 @@ def _accuse(detectors: Sequence[DetectorResult]) -> tuple[tuple[int, ...], list[
         t for t in named if any(c.corroborated and c.target_class == t for _, c in tried)
     )
     reasons = [_describe_corroboration(name, c) for name, c in tried]
-    if not accused:
-        reasons.append(Note("unknown_origin", "a shortcut of unknown origin: not corroborated"))
     return accused, reasons
+
+
+def _refuted(detectors: Sequence[DetectorResult]) -> bool:
+    """Whether every suspect is one of `AUXILIARY` alone, whose triggers carry no other images.
+
+    A search on a few images of one class that is refuted by the next few has fitted them: that says
+    nothing of the model.
+    """
+    tried = {d.corroboration.target_class for d in detectors if d.corroboration is not None}
+    others = {t for d in detectors if d.name not in AUXILIARY for t in singled_out(d)}
+    return all(t in tried and t not in others for t in suspects(detectors))
 
 
 def _doubts(detectors: Sequence[DetectorResult], said: set[str]) -> list[Note]:

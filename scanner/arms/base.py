@@ -41,8 +41,10 @@ class Ready(NamedTuple):
     batch_images: int
     deadline: float | None
 
-    def first_of_each_class(self, count: int) -> Ready:
-        """The same with at most `count` images of each class."""
+    def first_of_each_class(self, count: int | None) -> Ready:
+        """The same with at most `count` images of each class; None: all."""
+        if count is None:
+            return self
         some = first_of_each_class(self.labels, count)
         return self._replace(images=self.images[some], labels=self.labels[some])
 

@@ -45,7 +45,7 @@ class TriggerArm:
         scale: (trigger, factor) -> the trigger at so many times its size.
         estimate: searches all target classes of an objective.
         settings: its own part of the configuration.
-        images_per_class: how many clean images of each class it searches with at most.
+        images_per_class: how many clean images of each class it searches with at most; None: all.
     """
 
     name: str
@@ -53,7 +53,7 @@ class TriggerArm:
     scale: Scale
     estimate: Estimate
     settings: Callable[[ScanConfig], dict[str, Any]]
-    images_per_class: Callable[[ScanConfig], int]
+    images_per_class: Callable[[ScanConfig], int | None]
 
     def search(self, ready: Ready, config: ScanConfig, progress: Progress | None) -> Searched:
         """Search every target class."""

@@ -467,3 +467,18 @@ def test_a_shared_mapping_accuses_every_class_of_it() -> None:
     assert reasons[-1].code == "all_to_all"
     harmless = replace(pairs, mapping=replace(mapping, rate=0.1, all_to_all=False))
     assert decide([harmless])[0] == NO_BACKDOOR_FOUND
+
+
+def test_an_auxiliary_search_accuses_but_leaves_no_doubt_where_it_is_refuted() -> None:
+    def pairs(tried: Corroboration | None, stats: Statistics) -> DetectorResult:
+        return detector(results(ATTACKED), stats, tried, "class_pairs")
+
+    other = detector(results(CLEAN), evaluate_statistics(results(CLEAN), VerdictConfig()))
+    both, half = keys(2, True, True), keys(2, False, True)
+    assert decide([other, pairs(corroborated(2), both)])[:2] == (BACKDOOR_FOUND, (2,))
+    assert decide([other, pairs(corroborated(2, yes=False), both)])[0] == NO_BACKDOOR_FOUND
+    assert decide([other, pairs(None, both)])[0] == INCONCLUSIVE
+    assert decide([other, pairs(None, half)])[0] == NO_BACKDOOR_FOUND
+    agreeing = detector(results(ATTACKED), half)
+    refuted = pairs(corroborated(2, yes=False), both)
+    assert decide([agreeing, refuted])[0] == INCONCLUSIVE
