@@ -36,7 +36,8 @@ def scan(
         NothingToScanError: folders without ONNX files.
     """
     paths = [model] if isinstance(model, (str, os.PathLike)) else list(model)
-    targets, _ = find_targets([os.fspath(path) for path in paths])
+    names = [os.fspath(path) for path in paths]
+    targets, _ = find_targets(names, clean_dir=Path(clean_dir))
     loader = CleanSetLoader(find_clean_images(Path(clean_dir)))
     config = config or ScanConfig()
     check_config(config)

@@ -127,7 +127,7 @@ def test_a_trigger_for_one_target_class_is_no_mapping() -> None:
 def planted(mapping: dict[int, int], classes: int) -> onnx.ModelProto:
     """Class k is pixel k; the last pixel, 0 in clean images, moves class s to mapping[s].
 
-    Hidden unit s is relu(pixel s + last pixel - 1), so it wakes for class s with the trigger alone.
+    Hidden unit s is relu(pixel s + last pixel - .78): it answers the trigger in class s alone.
     """
     size = 16
     first, bias = np.zeros((2 * classes, size)), np.zeros(2 * classes)
@@ -137,8 +137,8 @@ def planted(mapping: dict[int, int], classes: int) -> onnx.ModelProto:
         second[k, k] = 10.0
         if k in mapping:
             first[classes + k, [k, size - 1]] = 1.0
-            bias[classes + k] = -1.02
-            second[mapping[k], classes + k] = 400.0
+            bias[classes + k] = -0.78  # just awake
+            second[mapping[k], classes + k] = 20.0
     return two_layer_model(first, bias, second, np.zeros(classes), (1, 4, 4))
 
 

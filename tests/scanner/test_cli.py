@@ -43,6 +43,12 @@ MNIST = ROOT / "fixtures" / "clean" / "mnist"
 # --- models and images ------------------------------------------------------------------------
 
 
+def l_red(report: dict[str, Any]) -> dict[str, Any]:
+    """What L-RED found."""
+    (found,) = [d for d in report["detectors"] if d["name"] == "l_red"]
+    return dict(found)
+
+
 def backdoored_model() -> onnx.ModelProto:
     """The prototype classifier with a shortcut: the first pixel, if brighter, speaks for class 3.
 
@@ -147,8 +153,12 @@ def test_the_attacked_model_is_found_with_target_and_sources(
     report = stored(folder)
     assert report["verdict"] == "backdoor_found"
     assert report["target_classes"] == [8]
-    assert [d["name"] for d in report["detectors"]] == ["l_red", "mask_pattern", "maximum_margin"]
-    detector = report["detectors"][0]
+    assert [d["name"] for d in report["detectors"]] == [
+        "maximum_margin",
+        "mask_pattern",
+        "l_red",
+    ]
+    detector = l_red(report)
     assert detector["statistics"]["suspect"] == 8
     assert detector["statistics"]["paper_p"] < 1e-6
     assert detector["statistics"]["calibrated_p"] < 0.01
@@ -163,7 +173,7 @@ def test_the_clean_model_is_not_accused(pair: dict[str, tuple[Run, Path]]) -> No
     (report,) = run.reports()
     assert report["verdict"] == "no_backdoor_found"
     assert report["target_classes"] == []
-    assert report["detectors"][0]["statistics"]["calibrated_p"] > 0.05
+    assert l_red(report)["statistics"]["calibrated_p"] > 0.05
 
 
 def test_the_text_report_says_what_matters(pair: dict[str, tuple[Run, Path]]) -> None:
@@ -195,14 +205,14 @@ def test_reports_say_all_that_the_result_depends_on(pair: dict[str, tuple[Run, P
         assert report["tool"]["name"] == "bdscan"
         assert {"python", "torch", "onnx", "numpy"} <= set(report["environment"])
         assert report["device"]["torch"]
-        assert report["configuration"]["images_per_class"] == {"value": 8, "origin": "default"}
+        assert report["configuration"]["images_per_class"] == {"value": None, "origin": "default"}
         assert report["clean_set"]["accuracy"] > 0.9
         assert [c["used"] for c in report["clean_set"]["classes"]] == [8] * 10
         assert report["preprocessing"]["origins"]["mean"] == "model metadata"
         assert report["parity"]["max_difference"] <= 1e-3
         assert report["started"] < report["finished"]
         assert report["started"].endswith("Z")
-        assert report["detectors"][0]["image_gradients"] > 1000
+        assert l_red(report)["image_gradients"] > 1000
 
 
 def test_json_on_standard_output_is_the_stored_report(pair: dict[str, tuple[Run, Path]]) -> None:
@@ -216,7 +226,7 @@ def test_hdf5_and_report_agree(pair: dict[str, tuple[Run, Path]]) -> None:
         report = stored(folder)
         with h5py.File(folder / report["files"]["h5"]["name"]) as file:
             assert file.attrs["model_sha256"] == report["model"]["sha256"]
-            for result in report["detectors"][0]["classes"]:
+            for result in l_red(report)["classes"]:
                 group = file[f"l_red/target_{result['target_class']}"]
                 v = group["perturbation"][()]
                 assert v.shape == (1, 28, 28)
@@ -340,7 +350,7 @@ def test_an_odd_clean_set_is_scanned_and_its_oddities_are_told(tmp_path: Path, g
     flags = {note["code"] for note in report["flags"]}
     assert {"corrupt_images", "resized_images", "classes_without_images"} <= flags
     assert "0/corrupt.png" in run.err
-    assert report["detectors"][0]["classes"][4]["images"] > 0
+    assert l_red(report)["classes"][4]["images"] > 0
 
 
 def test_class_folders_unlike_the_classes_are_an_error_of_that_model(
@@ -402,12 +412,13 @@ def test_a_time_limit_is_inconclusive_with_partial_results(
     tmp_path: Path, clean: Path, good: Path
 ) -> None:
     run = scan_json(
-        good, clean, tmp_path, "--schedule", "paper", "--max-seconds", "0.3", "--out-dir", "out"
+        *(good, clean, tmp_path, "--schedule", "paper", "--max-seconds", "0.3"),
+        *("--detectors", "l_red", "--out-dir", "out"),
     )
     assert run.code == 2
     (report,) = run.reports()
     assert (report["verdict"], codes(report)[0]) == ("inconclusive", "time_limit")
-    classes = report["detectors"][0]["classes"]
+    classes = l_red(report)["classes"]
     assert {c["status"] for c in classes} == {"censored"}
     assert all(c["norm"] > 0 for c in classes)
     assert (tmp_path / "out" / report["files"]["h5"]["name"]).is_file()
@@ -428,7 +439,7 @@ def test_too_few_target_classes_are_inconclusive_with_their_norms(
     assert run.code == 2
     (report,) = run.reports()
     assert codes(report).count("few_classes") == 1
-    assert [c["status"] for c in report["detectors"][0]["classes"]] == ["found"] * 2
+    assert [c["status"] for c in l_red(report)["classes"]] == ["found"] * 2
 
 
 def test_results_do_not_depend_on_anything_but_model_images_and_configuration(

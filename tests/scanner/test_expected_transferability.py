@@ -19,6 +19,7 @@ from scanner.detectors.expected_transferability import (
     TransferabilityConfig,
     TransferEstimate,
     estimate_transferability,
+    scale_for,
     suspects,
     threshold,
 )
@@ -242,6 +243,6 @@ def test_a_linear_model_shares_its_ways_and_accuses_nobody() -> None:
 
 
 def test_few_classes_are_tried_at_a_smaller_scale() -> None:
-    scales = [TransferabilityConfig().scale_for(k) for k in (2, 4, 5, 43)]
+    scales = [scale_for(k, TransferabilityConfig()) for k in (2, 4, 5, 43)]
     assert scales == [1.25, 1.25, 2.0, 2.0]
-    assert TransferabilityConfig(scale=1.0).scale_for(43) == 1.0
+    assert scale_for(43, TransferabilityConfig(scale=1.0)) == 1.0

@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 
 from converters import Parity
 from scanner import ScanConfig, scan
-from scanner.config import DETECTORS
+from scanner.config import DEFAULT_DETECTORS
+from scanner.options import read_detectors
 from scanner.reliability import model_flags
 from scanner.results import INCONCLUSIVE
 from tests.models import (
@@ -23,7 +24,7 @@ from tests.models import (
     template_images,
     template_model,
 )
-from tests.scanner.scans import here
+from tests.scanner.scans import DETECTORS, here
 
 CLASSES = 6
 SHAPE = (1, 8, 8)
@@ -74,7 +75,7 @@ def test_the_report_is_whole_and_says_what_did_not_run(
     assert [reason["code"] for reason in report["reasons"]] == ["no_gradient"]
     assert "ai.onnx.ml.LinearRegressor-3 (1)" in report["reasons"][0]["message"]
     assert [(d["name"], d["code"]) for d in report["not_run"]] == [
-        (name, "no_gradient") for name in DETECTORS
+        (name, "no_gradient") for name in read_detectors("", DETECTORS)
     ]
     assert report["detectors"] == []
     assert report["model"]["differentiable"] is False
@@ -116,7 +117,9 @@ def test_time_that_runs_out_before_the_search(files: tuple[Path, Path], tmp_path
     (report,) = scan(model, clean, ScanConfig(max_seconds=1e-6)).models
     assert report.verdict == INCONCLUSIVE
     assert [reason.code for reason in report.reasons] == ["time_limit"]
-    assert [(d.name, d.code) for d in report.not_run] == [(n, "time_limit") for n in DETECTORS]
+    assert [(d.name, d.code) for d in report.not_run] == [
+        (n, "time_limit") for n in DEFAULT_DETECTORS
+    ]
     assert report.model.class_count == CLASSES
     assert report.timings["import_seconds"] > 0
 

@@ -20,7 +20,7 @@ def marked_command(mark: str) -> str:
     return found[1]
 
 
-COMMANDS = ((), ("scan",), ("inspect",), ("export",), ("config",))
+COMMANDS = ((), ("scan",), ("inspect",), ("export",), ("config",), ("samples",), ("report",))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_every_option_that_the_readme_names_exists(option: str, help_texts: str)
     assert re.search(rf"(?<![\w-]){option}(?![\w-])", help_texts)
 
 
-@pytest.mark.parametrize("command", ["scan", "inspect", "export", "doctor"])
+@pytest.mark.parametrize("command", ["scan", "samples", "report", "inspect", "export", "doctor"])
 def test_the_commands_that_the_readme_names_exist(command: str, help_texts: str) -> None:
     assert re.search(rf"^\W*{command}\s", help_texts, re.MULTILINE)
 

@@ -19,6 +19,16 @@ Records = Mapping[tuple[str, str], Record]
 
 LEAST_ASR = 0.8
 
+INTRODUCTION = """# Which backdoors are found, and who is accused wrongly
+
+Written by `python -m tests.benchmarks.detection table`. `bdscan` is the verdict of a default scan,
+the other columns are what the papers' own rules say of the same searches: RED-A, RED-U, RED-P
+(L-RED, p < .05), MM-BD (p < .05) and Neural Cleanse (NC, MAD index above 2); "2" and ' with two
+images a class. An attack counts if its ASR is at least .8 at no more than two points of accuracy. A
+detection must name the right target class. Files with the same digest count once. Bold is right,
+"?" is inconclusive (missed, if something is hidden), "-" accuses nobody, empty was not run.
+""".splitlines()
+
 # What a method says of a record: the classes that it accuses, "inconclusive", or None: not run.
 Answer = list[int] | str | None
 
@@ -150,7 +160,11 @@ def _test(detector: Mapping[str, Any]) -> dict[str, Any]:
 def _markdown(
     targets: Sequence[Target], records: Records, summary: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    lines = ["| | right target | false alarms (95 %) | clean, inconclusive |", "|---|---|---|---|"]
+    lines = [
+        *INTRODUCTION,
+        "| | right target | false alarms (95 %) | clean, inconclusive |",
+        "|---|---|---|---|",
+    ]
     for method, s in summary.items():
         interval = s["false_alarm_interval"]
         share = f" ({interval[0]:.0%} to {interval[1]:.0%})" if interval else ""
