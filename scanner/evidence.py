@@ -133,6 +133,7 @@ class MappingResult:
         rate: share of held-out images that follow it, mean over classes.
         classes: how many classes have such images.
         destinations: how many different classes more than half of some class's images go to.
+        one_way: how many times larger the triggers back are, the median; None where unknown.
         all_to_all: so many that the trigger is taken for an all-to-all attack's.
     """
 
@@ -142,6 +143,7 @@ class MappingResult:
     rate: float
     classes: int
     destinations: int
+    one_way: float | None
     all_to_all: bool
 
 

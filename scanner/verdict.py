@@ -33,6 +33,7 @@ MAX_CENSORED_SHARE = 0.2
 MAX_RUNTIME_DIFFERENCE = 2  # images on which the engines may disagree about a trigger
 AGREEING_KINDS = 2  # so many kinds of search suspect a class by effect size alone
 ALL_TO_ALL_RATE = 0.5  # of held-out images; clean models .12 at most, attacked ones .88 and .96
+ALL_TO_ALL_ONE_WAY = 2.0  # triggers back are so many times larger
 FAMILIES = {
     "l_red": "perturbation",
     "l_red_uniform": "perturbation",
@@ -113,13 +114,15 @@ def singled_out(detector: DetectorResult) -> tuple[int, ...]:
     return (s.suspect,) if s is not None and s.large else ()
 
 
-def is_all_to_all(rate: float, destinations: int, classes: int) -> bool:
+def is_all_to_all(rate: float, destinations: int, one_way: float | None, classes: int) -> bool:
     """Whether the mapping of classes under one trigger is an all-to-all attack's.
 
     Args:
-        rate, destinations: see `MappingResult`.
+        rate, destinations, one_way: see `MappingResult`.
         classes: K.
     """
+    if one_way is None or one_way < ALL_TO_ALL_ONE_WAY:
+        return False  # classes that lie on a line, such as shades, are shifted along it by nature
     return rate >= ALL_TO_ALL_RATE and destinations >= max(3, classes // 2)
 
 

@@ -29,6 +29,7 @@ from scanner.detectors.class_pairs import (
     all_pairs,
     as_matrix,
     choose_pairs,
+    one_way,
     pair_statistics,
     shared_mapping,
 )
@@ -138,15 +139,21 @@ class PairArm(TriggerArm):
             q = [_destinations(ready.labels[h], predicted[h], classes) for h in (first, second)]
             return q[0], q[1]
 
+        sizes = [e.size if e.found else None for e in estimates]
         found = shared_mapping(
             fractions,
             [torch.from_numpy(e.trigger) for e in estimates],
-            [e.size if e.found else None for e in estimates],
+            sizes,
         )
-        return _mapping_result(found, pairs, classes) if found is not None else None
+        if found is None:
+            return None
+        back = one_way(found.mapping, pairs, sizes)
+        return _mapping_result(found, pairs, back, classes)
 
 
-def _mapping_result(found: SharedMapping, pairs: Sequence[Pair], classes: int) -> MappingResult:
+def _mapping_result(
+    found: SharedMapping, pairs: Sequence[Pair], back: float | None, classes: int
+) -> MappingResult:
     source, target = pairs[found.index]
     return MappingResult(
         source_class=source,
@@ -155,7 +162,8 @@ def _mapping_result(found: SharedMapping, pairs: Sequence[Pair], classes: int) -
         rate=found.rate,
         classes=found.classes,
         destinations=found.destinations,
-        all_to_all=is_all_to_all(found.rate, found.destinations, classes),
+        one_way=back,
+        all_to_all=is_all_to_all(found.rate, found.destinations, back, classes),
     )
 
 

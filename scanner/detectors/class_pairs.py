@@ -39,6 +39,7 @@ Pair = tuple[int, int]
 
 _POLISHINGS = 20
 MAPPING_TRIALS = 12  # triggers that `shared_mapping` tries
+MAPPING_RATIO = 3.0  # a mapping's trigger is so many times smaller than the median pair's, at least
 
 
 def all_pairs(sources: Iterable[int], targets: Sequence[int]) -> list[Pair]:
@@ -155,6 +156,22 @@ class SharedMapping:
     destinations: int
 
 
+def one_way(
+    mapping: Sequence[int], pairs: Sequence[Pair], sizes: Sequence[float | None]
+) -> float | None:
+    """How many times larger the triggers back are than those that follow a mapping: the median.
+
+    Neighbours by nature are as near one way as the other; an attack leads in one direction.
+
+    Returns:
+        None where no class has both sizes.
+    """
+    known = {pair: size for pair, size in zip(pairs, sizes, strict=True) if size}
+    moved = [(s, t) for s, t in enumerate(mapping) if t >= 0]
+    ratios = [known[t, s] / known[s, t] for s, t in moved if (s, t) in known and (t, s) in known]
+    return float(np.median(ratios)) if ratios else None
+
+
 def one_to_one(q: Floats) -> npt.NDArray[np.int64]:
     """The mapping s -> t != s, no two the same, with the largest sum of q_st.
 
@@ -178,13 +195,19 @@ def shared_mapping(
     a clean model does under its smallest triggers gave at most .12 on ten clean MNIST models, two
     models with all-to-all attacks .88 and .96.
 
+    Classes that lie on a line, such as shades, are shifted along it by nature, through triggers of
+    about the size of the others; so only triggers well below the median are tried.
+
     Args:
         fractions: trigger -> (q on images to choose the mapping by, q on images to judge it by),
             each (K, K), with NaN rows for classes without images.
         triggers, sizes: of all pairs that were searched, None where none was found.
     """
-    known = [i for i, size in enumerate(sizes) if size]
-    order = sorted(known, key=lambda i: sizes[i] or 0.0)[:MAPPING_TRIALS]
+    known = [(size, i) for i, size in enumerate(sizes) if size]
+    if not known:
+        return None
+    largest = float(np.median([size for size, _ in known])) / MAPPING_RATIO
+    order = [i for size, i in sorted(known) if size <= largest][:MAPPING_TRIALS]
     tried = [_mapping_under(i, *fractions(triggers[i])) for i in order]
     return max(tried, key=lambda m: m.rate, default=None)
 

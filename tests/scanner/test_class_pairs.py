@@ -16,6 +16,7 @@ from scanner.detectors.class_pairs import (
     all_pairs,
     choose_pairs,
     one_to_one,
+    one_way,
     pair_statistics,
     shared_mapping,
     without_effects,
@@ -111,14 +112,26 @@ def test_a_trigger_for_one_target_class_is_no_mapping() -> None:
     everyone_to_zero[:, 0] = 1.0
     shift = np.roll(np.eye(5), 1, axis=1)
     q = [everyone_to_zero, shift]
+    others, far = [torch.tensor(0)] * 4, [9.0] * 4
     found = shared_mapping(
-        lambda v: (q[int(v)], q[int(v)]), [torch.tensor(0), torch.tensor(1)], [1.0, 2.0]
+        lambda v: (q[int(v)], q[int(v)]),
+        [torch.tensor(0), torch.tensor(1), *others],
+        [1.0, 2.0, *far],
     )
     assert found is not None
     assert (found.index, found.mapping, found.rate) == (1, (1, 2, 3, 4, 0), 1.0)
-    alone = shared_mapping(lambda v: (q[0], q[0]), [torch.tensor(0)], [1.0])
+    alone = shared_mapping(lambda v: (q[0], q[0]), [torch.tensor(0), *others], [1.0, *far])
     assert alone is not None
     assert alone.rate == pytest.approx(0.2)
+    near = shared_mapping(lambda v: (shift, shift), [torch.tensor(1)] * 3, [1.0, 1.5, 2.0])
+    assert near is None
+
+
+def test_one_way_compares_the_triggers_back() -> None:
+    pairs = [(0, 1), (1, 0), (1, 2), (2, 1), (2, 0)]
+    assert one_way((1, 2, 0), pairs, [1.0, 3.0, 2.0, 10.0, 4.0]) == pytest.approx(4.0)
+    assert one_way((1, 2, 0), pairs, [1.0, None, 2.0, 10.0, 4.0]) == pytest.approx(5.0)
+    assert one_way((1, -1, 0), pairs[:1], [1.0]) is None
 
 
 # --- planted models -----------------------------------------------------------------------------
@@ -127,7 +140,7 @@ def test_a_trigger_for_one_target_class_is_no_mapping() -> None:
 def planted(mapping: dict[int, int], classes: int) -> onnx.ModelProto:
     """Class k is pixel k; the last pixel, 0 in clean images, moves class s to mapping[s].
 
-    Hidden unit s is relu(pixel s + last pixel - .78): it answers the trigger in class s alone.
+    Hidden unit s is relu(pixel s + last pixel - .95): it answers the trigger in class s alone.
     """
     size = 16
     first, bias = np.zeros((2 * classes, size)), np.zeros(2 * classes)
@@ -137,8 +150,8 @@ def planted(mapping: dict[int, int], classes: int) -> onnx.ModelProto:
         second[k, k] = 10.0
         if k in mapping:
             first[classes + k, [k, size - 1]] = 1.0
-            bias[classes + k] = -0.78  # just awake
-            second[mapping[k], classes + k] = 20.0
+            bias[classes + k] = -0.95  # just awake
+            second[mapping[k], classes + k] = 100.0
     return two_layer_model(first, bias, second, np.zeros(classes), (1, 4, 4))
 
 
@@ -147,7 +160,7 @@ def scanned(model: onnx.ModelProto, classes: int, name: str, per_class: int = 4)
     images = np.random.default_rng(0).uniform(0, 0.1, size=(len(labels), 16))
     images[:, -1] = 0.0
     images[np.arange(len(labels)), labels] = np.random.default_rng(1).uniform(
-        0.8, 1.0, size=len(labels)
+        0.9, 1.0, size=len(labels)
     )
     classifier = as_classifier(model)
     ready = Ready(
@@ -183,6 +196,6 @@ def test_all_to_all_is_found_as_the_mapping_that_it_is(name: str) -> None:
     assert result.mapping is not None
     assert result.mapping.mapping == (1, 2, 3, 4, 5, 0)
     assert result.mapping.all_to_all
-    assert result.mapping.rate > 0.9
+    assert result.mapping.rate > 0.75
     clean = scanned(planted({}, 6), 6, name)
     assert clean.mapping is None or not clean.mapping.all_to_all

@@ -457,10 +457,12 @@ def test_with_few_classes_shared_perturbations_accuse_if_corroborated() -> None:
 
 
 def test_a_shared_mapping_accuses_every_class_of_it() -> None:
-    assert is_all_to_all(0.5, 5, 10)
-    assert not is_all_to_all(0.49, 5, 10)
-    assert not is_all_to_all(0.9, 4, 10)
-    mapping = MappingResult(0, 1, (1, 2, 3, 4, 5, -1), 0.9, 5, 5, True)
+    assert is_all_to_all(0.5, 5, 2.0, 10)
+    assert not is_all_to_all(0.49, 5, 9.0, 10)
+    assert not is_all_to_all(0.9, 4, 9.0, 10)
+    assert not is_all_to_all(0.9, 9, 1.9, 10)
+    assert not is_all_to_all(0.9, 9, None, 10)
+    mapping = MappingResult(0, 1, (1, 2, 3, 4, 5, -1), 0.9, 5, 5, 8.0, True)
     pairs = replace(detector(results(CLEAN), NONE, name="class_pairs"), mapping=mapping)
     verdict, accused, reasons = decide([pairs])
     assert (verdict, accused) == (BACKDOOR_FOUND, (1, 2, 3, 4, 5))
