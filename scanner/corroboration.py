@@ -19,7 +19,7 @@ find about the same size: a trigger that shrinks much when images are left out i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,11 +62,11 @@ def corroborate(
     halves = split_halves(ready.labels)
     for half, held_out in (halves, halves[::-1]):
         trials.append(_trial(arm, ready, (half, held_out), whole, others, config, margin))
-    rate = float(np.mean([t.rate for t in trials]))
+    rate = _share(np.mean([t.rate for t in trials]))
     rivals = np.mean([t.rivals for t in trials], axis=0)
     own = np.mean([t.own for t in trials], axis=0)
-    best_other_rate = float(rivals.max()) if others else 0.0
-    typical_own_rate = float(np.median(own)) if others else 0.0
+    best_other_rate = _share(rivals.max()) if others else 0.0
+    typical_own_rate = _share(np.median(own)) if others else 0.0
     required_rate = config.verdict.min_held_out_rate
     result = Corroboration(
         target_class=suspect,
@@ -122,6 +122,11 @@ def _trial(
 def _spread(others: Sequence[TriggerEstimate]) -> list[TriggerEstimate]:
     """At most `MAX_OTHERS` of them."""
     return list(others[:: -(-len(others) // MAX_OTHERS)]) if others else []
+
+
+def _share(weighted: float | np.floating[Any]) -> float:
+    """A sum of weights times shares, which rounding may have lifted above 1."""
+    return min(1.0, round(float(weighted), 9))
 
 
 def _mean_share(sizes: Sequence[float], whole: float | None) -> float | None:

@@ -349,7 +349,7 @@ def _estimate(objective: GroupMisclassification, search: _Search) -> PatternEsti
         norm=search.norm,
         found=search.reached and search.norm > 0,
         stop_reason=search.stop_reason,
-        misclassification=search.misclassification,
+        misclassification=min(1.0, search.misclassification),  # rounding may lift the sum above
         source_weights=search.w,
         source_fractions=search.q,
         gradient_evaluations=len(search.trace),
