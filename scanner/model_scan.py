@@ -189,7 +189,7 @@ class ModelScan:
         """(the detectors with their suspects' corroboration, a note if it came too late)."""
         detectors = [s.result for s in found]
         for suspect in suspects(detectors):
-            for index in _witnesses(found, suspect):
+            for index in _witnesses(found, suspect, detectors):
                 result, begun = detectors[index], time.monotonic()
                 arm, estimates = WITH_TRIGGERS[result.name], found[index].estimates
                 tried, spent = corroborate(arm, ready, estimates, suspect, self.config)
@@ -212,9 +212,12 @@ class ModelScan:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
 
-def _witnesses(found: Sequence[Searched], suspect: int) -> list[int]:
+def _witnesses(
+    found: Sequence[Searched], suspect: int, detectors: Sequence[DetectorResult]
+) -> list[int]:
     """Indices of the searches whose triggers to the suspect are tried: those that single it out,
-    else the one in which it is farthest from the others."""
+    else the one in which it is farthest from the others, of those that single out no class and have
+    not been tried (`detectors`)."""
     ratios = {}
     for index, searched in enumerate(found):
         triggers = {e.target_class for e in searched.estimates if e.found}
@@ -222,7 +225,10 @@ def _witnesses(found: Sequence[Searched], suspect: int) -> list[int]:
         if suspect in triggers and suspect in values:
             ratios[index] = values[suspect] / float(np.median(list(values.values())))
     own = [index for index in ratios if suspect in singled_out(found[index].result)]
-    return own or sorted(ratios, key=lambda index: -ratios[index])[:1]
+    free = [
+        i for i in ratios if not singled_out(found[i].result) and not detectors[i].corroboration
+    ]
+    return own or sorted(free, key=lambda index: -ratios[index])[:1]
 
 
 def _robustness(detectors: Sequence[DetectorResult], ready: Ready) -> tuple[Note, ...]:

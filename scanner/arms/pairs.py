@@ -44,6 +44,7 @@ from scanner.verdict import is_all_to_all
 
 Labels = npt.NDArray[np.int64]
 
+NO_PAIRS = "no_pairs_searched"
 MAX_PAIR_CLASSES = 200
 """With more classes even a short search over all pairs is too much."""
 
@@ -63,6 +64,10 @@ class PairArm(TriggerArm):
         begun = time.monotonic()
         some = ready.first_of_each_class(self.images_per_class(config))
         pairs, screened, spent = self._pairs(ready, config)
+        if not pairs:
+            classes = [_nothing_found(t, (), NO_PAIRS) for t in ready.targets]
+            settings = self.settings(config) | {"pairs": 0}
+            return Searched(detector_result(self.name, settings, classes, config, 0, 0.0), {}, ())
         objective = self._pair_objective(some, pairs)
         estimates = self.estimate(objective, config, progress)
         spent += objective.image_gradients
@@ -74,7 +79,7 @@ class PairArm(TriggerArm):
             for s in best
         ]
         found = {c.target_class for c in classes}
-        classes += [_nothing_found(t, estimates) for t in ready.targets if t not in found]
+        classes += [_nothing_found(t, estimates, NO_PAIRS) for t in ready.targets if t not in found]
         classes.sort(key=lambda c: c.target_class)
         settings = self.settings(config) | {"pairs": len(pairs)}
         seconds = time.monotonic() - begun
@@ -175,13 +180,15 @@ def _destinations(labels: Labels, predicted: Labels, classes: int) -> Floats:
     return q
 
 
-def _nothing_found(target: int, estimates: Sequence[TriggerEstimate]) -> ClassResult:
+def _nothing_found(
+    target: int, estimates: Sequence[TriggerEstimate], otherwise: str
+) -> ClassResult:
     """A target class that no pair's search reached."""
     own = [e for e in estimates if e.target_class == target]
     return ClassResult(
         target_class=target,
         status="censored",
-        stop_reason=own[0].stop_reason if own else "no_usable_images",
+        stop_reason=own[0].stop_reason if own else otherwise,
         norm=None,
         statistic=None,
         gradient_evaluations=sum(e.gradient_evaluations for e in own),

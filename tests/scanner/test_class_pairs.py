@@ -155,17 +155,25 @@ def planted(mapping: dict[int, int], classes: int) -> onnx.ModelProto:
     return two_layer_model(first, bias, second, np.zeros(classes), (1, 4, 4))
 
 
+def identity(classes: int) -> tuple[Floats, Floats, Floats, Floats]:
+    """Weights and biases of a network whose logit k is ten times pixel k."""
+    first, second = np.eye(25), np.zeros((classes, 25))
+    second[:, :classes] = 10 * np.eye(classes)
+    return first, np.zeros(25), second, np.zeros(classes)
+
+
 def scanned(model: onnx.ModelProto, classes: int, name: str, per_class: int = 4) -> DetectorResult:
     labels = np.repeat(np.arange(classes), per_class)
-    images = np.random.default_rng(0).uniform(0, 0.1, size=(len(labels), 16))
+    classifier = as_classifier(model)
+    shape = classifier.image_shape
+    images = np.random.default_rng(0).uniform(0, 0.1, size=(len(labels), int(np.prod(shape))))
     images[:, -1] = 0.0
     images[np.arange(len(labels)), labels] = np.random.default_rng(1).uniform(
         0.9, 1.0, size=len(labels)
     )
-    classifier = as_classifier(model)
     ready = Ready(
         classifier,
-        images.reshape(-1, 1, 4, 4).astype(np.float32),
+        images.reshape(-1, *shape).astype(np.float32),
         labels,
         tuple(range(classes)),
         512,
@@ -199,3 +207,13 @@ def test_all_to_all_is_found_as_the_mapping_that_it_is(name: str) -> None:
     assert result.mapping.rate > 0.75
     clean = scanned(planted({}, 6), 6, name)
     assert clean.mapping is None or not clean.mapping.all_to_all
+
+
+@pytest.mark.parametrize("name", ["class_pairs", "red_p"])
+def test_too_many_classes_for_pairs_are_told_and_end_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scanner.arms.pairs.MAX_PAIR_CLASSES", 21)
+    result = scanned(two_layer_model(*identity(22), (1, 5, 5)), 22, name)
+    assert result.statistics is None
+    assert [c.stop_reason for c in result.classes] == ["no_pairs_searched"] * 22
