@@ -63,10 +63,10 @@ def configuration(config: ScanConfig, origins: Mapping[str, str] | None = None) 
         origins: such as "flag --seed", by the field's dotted name. A field that is not in it was
             "given", unless it is the default.
     """
-    return _with_origins(config, ScanConfig(), origins or {})
+    return with_origins(config, ScanConfig(), origins or {})
 
 
-def _with_origins(
+def with_origins(
     config: Any, default: Any, origins: Mapping[str, str] | None = None, prefix: str = ""
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def _with_origins(
         value, usual = getattr(config, field.name), getattr(default, field.name)
         path = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            result[field.name] = _with_origins(value, usual, origins, f"{path}.")
+            result[field.name] = with_origins(value, usual, origins, f"{path}.")
         else:
             # `--limit` states the section as a whole, of which most is the default.
             whole = (origins or {}).get(prefix.rstrip("."), "given")

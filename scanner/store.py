@@ -72,21 +72,23 @@ def save(report: ModelReport, folder: Path) -> ModelReport:
     name = base_name(report)
     files: dict[str, Any] = {}
     if report.arrays:
-        digest = _write(folder / f"{name}.h5", lambda path: _write_arrays(report, path))
+        digest = write_whole(folder / f"{name}.h5", lambda path: _write_arrays(report, path))
         files["h5"] = {"name": f"{name}.h5", "sha256": digest}
         suspect = _suspect(report)
         if suspect is not None:
             picture = magnified(suspect)
-            digest = _write(folder / f"{name}.png", lambda path: picture.save(path, "PNG"))
+            digest = write_whole(folder / f"{name}.png", lambda path: picture.save(path, "PNG"))
             files["png"] = {"name": f"{name}.png", "sha256": digest}
     files["json"] = {"name": f"{name}.json"}
     report = replace(report, files=files)
     text = json.dumps(to_json(report), allow_nan=False, indent=1, sort_keys=True)
-    _write(folder / f"{name}.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_whole(
+        folder / f"{name}.json", lambda path: path.write_text(text + "\n", encoding="utf-8")
+    )
     return report
 
 
-def _write(path: Path, writer: Callable[[Path], object]) -> str:
+def write_whole(path: Path, writer: Callable[[Path], object]) -> str:
     """Write to a temporary name, then rename; returns the file's sha256."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".bdscan-", suffix=path.suffix)
     os.close(handle)

@@ -24,8 +24,7 @@ from scanner.samples.progress import Silent
 from scanner.samples.report import print_report
 from scanner.samples.results import FOUND, NOT_FOUND, SamplesReport, error_document, to_json
 from scanner.samples.suspects import find_suspects
-from scanner.store import _write as write_whole
-from scanner.store import prepare_folder
+from scanner.store import prepare_folder, write_whole
 
 DEFAULT_OUT_DIR = Path("bdscan-results")
 

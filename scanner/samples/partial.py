@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scanner.errors import UsageError
-from scanner.store import _write as write_whole
+from scanner.store import write_whole
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from scanner.samples.scorers import Scorers, open_scorers
 from scanner.samples.scoring import Scores, Work, score_all
 from scanner.samples.suspects import SuspectFolder
 from scanner.samples.thresholds import fewest_clean_images
-from scanner.store import _write as write_whole
+from scanner.store import write_whole
 
 CPU_BATCH, GPU_BATCH = 64, 512  # images whose masks are optimised together
 
@@ -125,7 +125,7 @@ class SamplesRun:
             tool=describe.tool(),
             environment=describe.environment(),
             device=opened.device,
-            configuration=describe._with_origins(self.config, SamplesConfig()),
+            configuration=describe.with_origins(self.config, SamplesConfig()),
             seed=self.config.seed,
             started=started,
         )
